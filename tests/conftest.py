@@ -1,0 +1,99 @@
+"""Fixtures: each test that asks for ``sessions`` or ``engine`` runs on PostgreSQL and on SQLite."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from tests.support import postgresql
+from zotify_async_crud import database, models
+
+DATABASES = ("postgresql", "sqlite")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server that lives as long as the run."""
+    with postgresql.server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def postgresql_database(postgresql_server: str) -> AsyncIterator[str]:
+    """The URL of a database of this run's own, with the schema; each test finds it empty."""
+    name = f"zotify_test_{uuid.uuid4().hex[:12]}"
+    admin = create_async_engine(postgresql_server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    async with admin.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {name}"))
+    url = make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
+    await _create_schema(url)
+    yield url
+    async with admin.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database file with the schema, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "zotify.db"
+    await _create_schema(f"sqlite+aiosqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=DATABASES)
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database with the schema and no rows, for this test alone."""
+    if request.param == "sqlite":
+        template = request.getfixturevalue("sqlite_template")
+        shutil.copy(template, tmp_path / "zotify.db")
+        return f"sqlite+aiosqlite:///{tmp_path / 'zotify.db'}"
+    return await _emptied(request.getfixturevalue("postgresql_database"))
+
+
+@pytest.fixture
+async def engine(url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine made by the library."""
+    engine = database.create_engine(url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def plain_engine(url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine as SQLAlchemy makes it by itself."""
+    engine = create_async_engine(url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions on ``engine``."""
+    return database.create_session_factory(engine)
+
+
+@pytest.fixture
+def plain_sessions(plain_engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions on ``plain_engine``, with the default that suits asyncio."""
+    return async_sessionmaker(plain_engine, expire_on_commit=False)
+
+
+async def _create_schema(url: str) -> None:
+    engine = database.create_engine(url)
+    await database.create_schema(engine)
+    await engine.dispose()
+
+
+async def _emptied(url: str) -> str:
+    engine = create_async_engine(url, poolclass=NullPool)
+    tables = ", ".join(models.Base.metadata.tables)
+    async with engine.begin() as connection:
+        await connection.execute(text(f"TRUNCATE {tables}"))
+    return url

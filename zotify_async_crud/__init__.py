@@ -1,0 +1,5 @@
+"""The data layer of the Zotify API: coroutines over an ``AsyncSession``, on PostgreSQL and SQLite."""
+
+from zotify_async_crud import crud, database, errors, models, schemas
+
+__all__ = ["crud", "database", "errors", "models", "schemas"]

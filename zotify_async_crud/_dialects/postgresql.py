@@ -1,0 +1,141 @@
+"""PostgreSQL by asyncpg."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy import Connection, String, bindparam, func, literal, select, text
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql import Executable
+
+from zotify_async_crud._dialects.seam import Listed, Pick
+from zotify_async_crud.errors import (
+    AccessRefused,
+    ConstraintViolated,
+    DatabaseError,
+    DatabaseUnavailable,
+    SchemaMismatch,
+    TransactionConflict,
+    TransactionRequired,
+)
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds until an attempt to connect is given up."""
+
+COMMAND_TIMEOUT: Final = 60.0
+"""Seconds until a statement is given up, so that a dead network cannot hang a caller."""
+
+_SCHEMA_LOCK: Final = 0x7A6F_7469_6679  # "zotify"; any number that no other software picks by chance
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: a class is a code's first two
+# characters; a code named in full goes before its class.
+_MEANINGS: Final[dict[str, type[DatabaseError]]] = {
+    "40": TransactionConflict,
+    "55P03": TransactionConflict,  # lock_not_available
+    "08": DatabaseUnavailable,
+    "53": DatabaseUnavailable,  # insufficient resources
+    "57": DatabaseUnavailable,  # shutdown, cancelled or timed out
+    "58": DatabaseUnavailable,  # I/O error
+    "25006": DatabaseUnavailable,  # read_only_sql_transaction: a standby, until it is promoted
+    "28": AccessRefused,
+    "3D": AccessRefused,  # no such database
+    "42501": AccessRefused,  # insufficient_privilege
+    "3F": SchemaMismatch,
+    "42": SchemaMismatch,  # undefined table or column: our own statements have no syntax errors
+    "23": ConstraintViolated,
+}
+
+
+class _PostgreSQL:
+    def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert:
+        return postgresql.insert(entity)
+
+    def listed(self, values: Sequence[str]) -> Listed:
+        array = bindparam(None, list(values), postgresql.ARRAY(String))
+        rows = func.unnest(array).table_valued("value", with_ordinality="position", name="listed")
+        rows = rows.render_derived()
+        # ORDINALITY counts from 1, and every position in this library from 0
+        return Listed(rows, rows.c.position - 1, rows.c.value)
+
+    def pick_up(self, pick: Pick) -> Executable:
+        return (
+            select(pick.entity)
+            .where(pick.criterion)
+            .order_by(*pick.order)
+            # a bound limit would let a generic plan sort the whole queue
+            .limit(literal(1, literal_execute=True))
+            .with_for_update(skip_locked=True)
+        )
+
+    def guard_transaction(self, connection: Connection) -> None:
+        if connection.dialect.detect_autocommit_setting(connection.connection.dbapi_connection):
+            raise TransactionRequired(
+                "this session commits each statement (isolation_level='AUTOCOMMIT'):"
+                " use an engine with a transactional isolation level"
+            )
+
+    def lock_out_writers(self, connection: Connection, table: str) -> None:
+        # conflicts with the lock of INSERT, UPDATE and DELETE, and not with that of SELECT
+        connection.execute(text(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+
+    def create_engine(self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]) -> AsyncEngine:
+        connect_args: dict[str, Any] = {
+            "timeout": CONNECT_TIMEOUT,
+            "command_timeout": COMMAND_TIMEOUT,
+            **(_PGBOUNCER if pgbouncer else {}),
+            **options.get("connect_args", {}),
+        }
+        connect_args["server_settings"] = {
+            "timezone": "UTC",
+            "application_name": "zotify_async_crud",
+            **connect_args.get("server_settings", {}),
+        }
+        settings = {"pool_pre_ping": True, **options, "connect_args": connect_args}
+        return create_async_engine(url, **settings)
+
+    def translate(self, error: BaseException) -> DatabaseError | None:
+        # what the driver raises while connecting does not pass through SQLAlchemy's translation
+        cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error
+        code = getattr(cause, "sqlstate", None)
+        if isinstance(code, str):
+            meaning = _MEANINGS.get(code) or _MEANINGS.get(code[:2]) or DatabaseError
+            return meaning(_driver_class(cause), code)
+        if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
+            return DatabaseUnavailable("the connection was lost")
+        if isinstance(cause, (OSError, asyncpg.InterfaceError)):  # TimeoutError is an OSError
+            return DatabaseUnavailable(str(cause) or type(cause).__name__)
+        if isinstance(error, sa_exc.DBAPIError):
+            return DatabaseError(_driver_class(cause))
+        return None
+
+
+def _unique_statement_name() -> str:
+    return f"__asyncpg_{uuid.uuid4()}__"
+
+
+# Behind a pooler in transaction mode the next statement may reach another server process, which
+# does not know the statements prepared before: cache none, and never use a name twice.
+_PGBOUNCER: Final[dict[str, Any]] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": _unique_statement_name,
+}
+
+
+def _driver_class(cause: BaseException | None) -> str:
+    """Return the name of the driver's own exception class; its text may hold values of the row."""
+    origin = cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
+    return type(origin).__name__
+
+
+POSTGRESQL: Final = _PostgreSQL()

@@ -1,0 +1,193 @@
+"""SQLite by aiosqlite."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, String, bindparam, event, func, select, update
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.sql import Executable
+
+from zotify_async_crud._dialects.seam import READ_ONLY, Listed, Pick
+from zotify_async_crud.errors import (
+    AccessRefused,
+    ConstraintViolated,
+    DatabaseError,
+    DatabaseUnavailable,
+    SchemaMismatch,
+    TransactionConflict,
+    TransactionRequired,
+)
+
+BUSY_TIMEOUT: Final = 30.0
+"""Seconds that a transaction waits for the file's only writer before it gives up."""
+
+# https://www.sqlite.org/rescode.html
+_MEANINGS: Final[dict[int, type[DatabaseError]]] = {
+    sqlite3.SQLITE_BUSY: TransactionConflict,
+    sqlite3.SQLITE_LOCKED: TransactionConflict,
+    sqlite3.SQLITE_FULL: DatabaseUnavailable,
+    sqlite3.SQLITE_IOERR: DatabaseUnavailable,
+    sqlite3.SQLITE_NOMEM: DatabaseUnavailable,
+    sqlite3.SQLITE_INTERRUPT: DatabaseUnavailable,
+    sqlite3.SQLITE_CANTOPEN: AccessRefused,
+    sqlite3.SQLITE_READONLY: AccessRefused,
+    sqlite3.SQLITE_PERM: AccessRefused,
+    sqlite3.SQLITE_AUTH: AccessRefused,
+    sqlite3.SQLITE_NOTADB: AccessRefused,
+    sqlite3.SQLITE_ERROR: SchemaMismatch,  # no such table or column: our statements have no syntax errors
+    sqlite3.SQLITE_CONSTRAINT: ConstraintViolated,
+}
+
+
+class _SQLite:
+    def insert(self, entity: type[DeclarativeBase]) -> sqlite.Insert:
+        return sqlite.insert(entity)
+
+    def listed(self, values: Sequence[str]) -> Listed:
+        array = bindparam(None, json.dumps(list(values)), String)
+        rows = func.json_each(array).table_valued("key", "value", name="listed")
+        return Listed(rows, rows.c.key, rows.c.value)
+
+    def pick_up(self, pick: Pick) -> Executable:
+        # SQLite has no row locks. A write, even of what stands there already, takes the file's only
+        # write lock; the driver's own BEGIN comes before an UPDATE and not before a SELECT.
+        first = select(pick.key).where(pick.criterion).order_by(*pick.order).limit(1)
+        return (
+            update(pick.entity)
+            .where(pick.key == first.scalar_subquery())
+            .values({pick.harmless: pick.harmless})
+            .returning(pick.entity)
+            .execution_options(synchronize_session=False)
+        )
+
+    def guard_transaction(self, connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        if not driver.in_transaction:
+            # changes no row, and makes a driver that begins late begin now, with the write lock
+            connection.exec_driver_sql("DELETE FROM download_jobs WHERE false")
+        if not driver.in_transaction:
+            raise TransactionRequired(
+                "this session commits each statement (isolation_level='AUTOCOMMIT'):"
+                " use an engine with a transactional isolation level"
+            )
+        _claim_connection(connection)
+
+    def lock_out_writers(self, connection: Connection, table: str) -> None:
+        """There is one writer at a time, and guard_transaction made it this one."""
+
+    def lock_schema(self, connection: Connection) -> None:
+        if not connection.connection.driver_connection.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def create_engine(self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]) -> AsyncEngine:
+        connect_args = {"timeout": BUSY_TIMEOUT, **options.get("connect_args", {})}
+        settings = {**_pool_settings(url), **options, "connect_args": connect_args}
+        engine = create_async_engine(url, **settings)
+        _set_up(engine, url, autocommit=options.get("isolation_level") == "AUTOCOMMIT")
+        return engine
+
+    def translate(self, error: BaseException) -> DatabaseError | None:
+        cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error
+        if not isinstance(cause, sqlite3.Error):
+            return None
+        code = getattr(cause, "sqlite_errorcode", None)  # absent where the driver itself complains
+        if code is None:
+            lost = isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated
+            return (DatabaseUnavailable if lost else DatabaseError)(str(cause))
+        meaning = _MEANINGS.get(code & 0xFF, DatabaseError)  # the low byte is the primary code
+        return meaning(str(cause), cause.sqlite_errorname)
+
+
+_HOLDER: Final = "zotify_async_crud.holder"
+
+
+def _claim_connection(connection: Connection) -> None:
+    """Refuse a driver connection that another open transaction is using at the same time.
+
+    A plain engine on ``:memory:`` hands one connection to everybody; what one task rolls back or
+    commits is then everybody's.
+    """
+    info = connection.connection.record_info
+    if info is None:  # detached from its pool, and so nobody else's
+        return
+    holder = info.get(_HOLDER, _nobody)()
+    if holder is not None and holder is not connection and holder.in_transaction():
+        raise TransactionRequired(
+            "this engine shares one connection between concurrent sessions (an in-memory SQLite"
+            " database): make it with zotify_async_crud.database.create_engine, or use a file"
+        )
+    info[_HOLDER] = weakref.ref(connection)
+
+
+def _nobody() -> None:
+    return None
+
+
+def _pool_settings(url: URL) -> dict[str, Any]:
+    if _is_file(url):
+        return {}
+    # Each connection to ":memory:" is a database of its own, so there must be exactly one, and
+    # transactions take turns on it.
+    return {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+
+
+def _is_file(url: URL) -> bool:
+    return url.database not in {None, "", ":memory:"}
+
+
+def _set_up(engine: AsyncEngine, url: URL, *, autocommit: bool) -> None:
+    """Let SQLAlchemy, not the driver, begin transactions, and give each the write lock at once.
+
+    Source: "Enabling Non-Legacy SQLite Transactional Modes" in SQLAlchemy's documentation, and
+    https://www.sqlite.org/lang_transaction.html.
+    """
+    listen = event.listens_for
+    sync_engine = engine.sync_engine
+
+    if _is_file(url) and "uri" not in url.query:
+
+        @listen(sync_engine, "do_connect")
+        def create_private_file(*_: object) -> None:
+            _create_private_file(str(url.database))
+
+    @listen(sync_engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @listen(sync_engine, "checkout")
+    def begin_nothing_by_itself(connection: Any, *_: object) -> None:
+        if connection.isolation_level is not None:  # set back by a use with another isolation level
+            connection.isolation_level = None
+
+    @listen(sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get("isolation_level", autocommit) in {True, "AUTOCOMMIT"}:
+            return
+        read_only = options.get(READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _create_private_file(path: str) -> None:
+    """Create the database for its owner only; SQLite gives the same mode to its companion files."""
+    with contextlib.suppress(OSError):  # SQLite itself says best why it can't open a file
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+SQLITE: Final = _SQLite()

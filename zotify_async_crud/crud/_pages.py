@@ -1,0 +1,49 @@
+"""Keyset pages: where the next one begins is told by the last row, never by a count of rows."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from zotify_async_crud.errors import InvalidValue
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some items of a list, and where the next ones begin.
+
+    Pass ``after`` to the same coroutine for the next page; it is None on the last one. It is opaque,
+    safe in a URL, and stays valid when rows come or go.
+    """
+
+    items: list[T]
+    after: str | None
+
+
+def encode_key(created_at: dt.datetime, key: str) -> str:
+    """Return the position of a row in a list ordered by time and id, as text for a URL."""
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {key}".encode()).decode().rstrip("=")
+
+
+def decode_key(after: str | None) -> tuple[dt.datetime, str] | None:
+    """Return the position that ``encode_key`` wrote.
+
+    Raises:
+        InvalidValue: It did not write *after*.
+    """
+    if after is None:
+        return None
+    try:
+        padded = after.encode("ascii") + b"=" * (-len(after) % 4)
+        created_at, key = base64.b64decode(padded, b"-_", validate=True).decode("ascii").split(" ")
+        moment = dt.datetime.fromisoformat(created_at).astimezone(dt.UTC)
+        if encode_key(moment, key) == after:
+            return moment, key
+    except (AttributeError, ValueError, OverflowError, binascii.Error):
+        pass
+    raise InvalidValue("after", "Input should be the after of a page")

@@ -1,0 +1,55 @@
+"""How the coroutines use the caller's session: which database it is, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Result
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.sql import Executable
+
+from zotify_async_crud._dialects import Database, database_for, translate
+from zotify_async_crud.errors import InvalidValue
+from zotify_async_crud.models import DownloadJob
+
+T = TypeVar("T")
+
+# A row that the session has seen before must show what this statement read or wrote.
+_FRESH: Final = {"populate_existing": True}
+
+
+def database_of(db: AsyncSession) -> Database:
+    """Return what differs on the database that *db* talks to."""
+    if not isinstance(db, AsyncSession | async_scoped_session):
+        raise InvalidValue("db", "Input should be an AsyncSession")
+    return database_for(db.get_bind(mapper=DownloadJob).dialect)
+
+
+async def execute(db: AsyncSession, statement: Executable, *, secret: bool = False) -> Result[Any]:
+    """Execute *statement*; with *secret*, its values do not show in the chain of an error."""
+    return await _translated(db.execute(statement, execution_options=_FRESH), secret=secret)
+
+
+async def begin_unit(db: AsyncSession) -> None:
+    """Make sure that the statements to come are committed or rolled back as one."""
+    await on_connection(db, database_of(db).guard_transaction)
+
+
+async def on_connection(db: AsyncSession, action: Callable[[Connection], None]) -> None:
+    """Call *action* with the connection of the caller's transaction."""
+    connection = await _translated(db.connection())
+    await _translated(connection.run_sync(action))
+
+
+async def _translated(running: Awaitable[T], *, secret: bool = False) -> T:
+    try:
+        return await running
+    except Exception as error:
+        failure = translate(error)
+        if failure is None:
+            raise
+        if not secret:
+            failure.__cause__ = error
+    # outside the except block, so that a secret's driver error is not its __context__ either
+    raise failure

@@ -1,0 +1,105 @@
+"""Engines and sessions, set up the one way we support, and the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import exc as sa_exc
+from sqlalchemy import Connection, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from zotify_async_crud._dialects import READ_ONLY, database_for, database_for_url, translate
+from zotify_async_crud.errors import (
+    DatabaseError,
+    DatabaseUnavailable,
+    InvalidValue,
+    OutcomeUnknown,
+    ZotifyCrudError,
+)
+from zotify_async_crud.models import Base
+
+
+def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) -> AsyncEngine:
+    """Return an engine for ``postgresql+asyncpg://…`` or ``sqlite+aiosqlite:///…``.
+
+    *options* go to SQLAlchemy's ``create_async_engine`` and win over what is set here:
+
+    - PostgreSQL: 10 s to connect, 60 s for a statement, a check of each pooled connection before use
+      (``pool_pre_ping``), UTC. *pgbouncer* is for a pooler in transaction mode: nothing prepared on
+      one server process is used on another.
+    - SQLite: write-ahead log, foreign keys, 30 s of waiting for another writer, transactions that
+      take the write lock when they begin (see ``read_only``), and a new file is its owner's only
+      (mode 0600). An in-memory database has one connection, on which transactions take turns.
+
+    Raises:
+        UnsupportedDatabase: The URL names another database or driver.
+        InvalidValue: *url* is no URL.
+    """
+    try:
+        database, full_url = database_for_url(make_url(url))
+    except sa_exc.ArgumentError:
+        database = None
+    if database is None:  # outside the except block: the message of the cause holds the password
+        raise InvalidValue("url", "Input should be a database URL, such as sqlite:///zotify.db")
+    return database.create_engine(full_url, pgbouncer=pgbouncer, options=options)
+
+
+def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Return a factory whose sessions keep what they loaded readable after a commit."""
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+def read_only(engine: AsyncEngine) -> AsyncEngine:
+    """Return *engine* for transactions that only read.
+
+    It shares the pool. On SQLite such transactions do not wait for a writer, and no writer waits for
+    them.
+    """
+    return engine.execution_options(**{READ_ONLY: True})
+
+
+async def create_schema(engine: AsyncEngine) -> None:
+    """Create the tables that are missing. Any number of processes may do so at the same time."""
+    await _change_schema(engine, Base.metadata.create_all)
+
+
+async def drop_schema(engine: AsyncEngine) -> None:
+    """Drop the library's tables and all that is in them."""
+    await _change_schema(engine, Base.metadata.drop_all)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn what SQLAlchemy and the drivers raise in the block into this library's errors.
+
+    The coroutines do so for their own statements. This is for what they do not see, the caller's
+    COMMIT above all: a connection that is lost there becomes ``OutcomeUnknown``.
+    """
+    with _translated(lost=OutcomeUnknown):
+        yield
+
+
+async def _change_schema(engine: AsyncEngine, change: Callable[[Connection], None]) -> None:
+    database = database_for(engine.dialect)
+    with _translated(lost=DatabaseUnavailable):  # to do it again is safe, whatever its outcome was
+        async with engine.begin() as connection:
+            await connection.run_sync(database.lock_schema)
+            await connection.run_sync(change)
+
+
+@contextmanager
+def _translated(*, lost: type[DatabaseError]) -> Iterator[None]:
+    try:
+        yield
+    except ZotifyCrudError:
+        raise
+    except Exception as error:
+        failure = translate(error)
+        if failure is None:
+            raise
+        if isinstance(failure, DatabaseUnavailable):
+            failure = lost(failure.detail, failure.code)
+        raise failure from error

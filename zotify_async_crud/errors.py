@@ -1,0 +1,110 @@
+"""Every exception that this library raises on purpose: one class for each decision a caller can take.
+
+Each carries ``retry_safe``: whether running the same transaction again, from its beginning, is safe
+and has a chance. The coroutines never commit, so an error that comes out of one of them means that
+nothing of the caller's transaction has been committed.
+"""
+
+from __future__ import annotations
+
+
+class ZotifyCrudError(Exception):
+    """Base of all errors raised on purpose by this library."""
+
+    retry_safe: bool = False
+
+
+class InvalidValue(ZotifyCrudError, ValueError):
+    """An argument was refused before any SQL ran; correct the value of ``field``.
+
+    The message tells what is wrong, never the value itself: it may be a secret.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+class UnsupportedDatabase(ZotifyCrudError):
+    """The database or driver is none of those this library is tested on; use another URL."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is not supported: use postgresql+asyncpg:// or sqlite+aiosqlite://"
+        )
+        self.name = name
+
+
+class TransactionRequired(ZotifyCrudError):
+    """The session cannot hold a transaction of its own; set up its engine as the message says."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TracksNotLoaded(ZotifyCrudError):
+    """``Playlist.tracks`` was read on an object loaded without them; load it with ``get_playlist``."""
+
+    def __init__(self) -> None:
+        super().__init__("this Playlist was loaded without its tracks: use crud.get_playlist")
+
+
+class DownloadJobNotFound(ZotifyCrudError):
+    """The job to update is not in the database (any more); drop it."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no download job {job_id}")
+        self.job_id = job_id
+
+
+class DatabaseError(ZotifyCrudError):
+    """The database or its driver failed in a way that the caller cannot mend; report it.
+
+    ``code`` is the SQLSTATE on PostgreSQL, the extended result code's name on SQLite, or None.
+    The driver's own exception is the cause, but for statements that carry a secret.
+    """
+
+    meaning = "the database failed"
+
+    def __init__(self, detail: str, code: str | None = None) -> None:
+        super().__init__(f"{self.meaning}: {detail}" + (f" [{code}]" if code else ""))
+        self.detail, self.code = detail, code
+
+
+class TransactionConflict(DatabaseError):
+    """Another transaction was in the way (deadlock, serialization failure, locked file); run yours again."""
+
+    meaning = "another transaction was in the way"
+    retry_safe = True
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot be reached, is overloaded or took too long; run the transaction again later."""
+
+    meaning = "the database is unavailable"
+    retry_safe = True
+
+
+class OutcomeUnknown(DatabaseError):
+    """The connection was lost where it may have been during COMMIT; look before you repeat the work."""
+
+    meaning = "the connection was lost and the transaction may have been committed"
+
+
+class AccessRefused(DatabaseError):
+    """The database refuses the user, password, database name, file or operation; change the configuration."""
+
+    meaning = "the database refuses access"
+
+
+class SchemaMismatch(DatabaseError):
+    """The tables are missing or are not those of this version; create or upgrade the schema."""
+
+    meaning = "the tables are missing or of another version (see database.create_schema)"
+
+
+class ConstraintViolated(DatabaseError):
+    """A constraint of the schema refused the rows; nothing was written."""
+
+    meaning = "a constraint refused the rows"

@@ -1,0 +1,205 @@
+"""Tables, constraints and indexes; no queries.
+
+``Base.metadata`` holds all tables. Every rule about the data is a constraint of the schema, and every
+column that has a sensible default has it in the schema, so that plain SQL can insert.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    inspect,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from uuid_utils import uuid7
+
+from zotify_async_crud._dialects.types import (
+    CLUSTERED,
+    Real,
+    SecretText,
+    UTCDateTime,
+    identifier,
+    partial_index,
+    tune_for_updates,
+    utc_now,
+)
+from zotify_async_crud.errors import TracksNotLoaded
+from zotify_async_crud.schemas import ID_MAX_LENGTH, DownloadJobStatus
+
+__all__ = ["Base", "DownloadJob", "Playlist", "PlaylistTrack", "SpotifyToken", "Track"]
+
+SPOTIFY_ID: Final = identifier(ID_MAX_LENGTH)
+STATUS: Final = Enum(
+    DownloadJobStatus,
+    native_enum=False,  # a new status must not need ALTER TYPE
+    length=16,
+    values_callable=lambda statuses: [status.value for status in statuses],
+)
+
+
+def _one_of(statuses: type[DownloadJobStatus]) -> str:
+    return "status IN ({})".format(", ".join(f"'{status.value}'" for status in statuses))
+
+
+class Base(DeclarativeBase):
+    """Base of the library's tables; its ``metadata`` can stand beside or within an application's."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+
+
+class DownloadJob(Base):
+    """One download to do, being done, or done."""
+
+    __tablename__ = "download_jobs"
+
+    job_id: Mapped[str] = mapped_column(
+        identifier(36), primary_key=True, insert_default=lambda: str(uuid7())
+    )
+    track_id: Mapped[str] = mapped_column(SPOTIFY_ID)
+    status: Mapped[DownloadJobStatus] = mapped_column(
+        STATUS, server_default=DownloadJobStatus.PENDING.value
+    )
+    progress: Mapped[float] = mapped_column(Real, server_default="0")
+    created_at: Mapped[dt.datetime] = mapped_column(UTCDateTime, server_default=utc_now())
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        CheckConstraint("job_id <> ''", name="job_id"),
+        CheckConstraint(f"length(track_id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="track_id"),
+        CheckConstraint(_one_of(DownloadJobStatus), name="status"),
+        CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+        Index("ix_download_jobs_created", "created_at", "job_id"),
+        # One small index for each status that is looked for while a million jobs are completed.
+        *(
+            partial_index(
+                f"ix_download_jobs_{status.value}",
+                "created_at",
+                "job_id",
+                where=f"status = '{status.value}'",
+            )
+            for status in DownloadJobStatus
+            if status is not DownloadJobStatus.COMPLETED
+        ),
+    )
+
+    def __repr__(self) -> str:
+        return _repr(self, "job_id", "track_id", "status", "progress")
+
+
+class Track(Base):
+    """A Spotify track; what is not known of it yet is None."""
+
+    __tablename__ = "tracks"
+
+    id: Mapped[str] = mapped_column(SPOTIFY_ID, primary_key=True)
+    name: Mapped[str | None] = mapped_column(Text)
+    artist: Mapped[str | None] = mapped_column(Text)
+    album: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (CheckConstraint(f"length(id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="id"),)
+
+    def __repr__(self) -> str:
+        return _repr(self, "id", "name")
+
+
+class PlaylistTrack(Base):
+    """One place in a playlist. A track may stand in several."""
+
+    __tablename__ = "playlist_tracks"
+
+    playlist_id: Mapped[str] = mapped_column(
+        SPOTIFY_ID, ForeignKey("playlists.id", ondelete="CASCADE"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    track_id: Mapped[str] = mapped_column(
+        SPOTIFY_ID, ForeignKey("tracks.id", ondelete="CASCADE"), index=True
+    )
+
+    track: Mapped[Track] = relationship(lazy="joined", innerjoin=True)
+
+    __table_args__ = (CheckConstraint("position >= 0", name="position"), CLUSTERED)
+
+    def __repr__(self) -> str:
+        return _repr(self, "playlist_id", "position", "track_id")
+
+
+class Playlist(Base):
+    """A playlist and its tracks, which are always read in one statement with it.
+
+    One statement is one snapshot: a reader sees the playlist before or after a replacement, never
+    between. For the same reason a query for several needs ``.unique()``; one that does not want the
+    tracks says ``.options(raiseload(Playlist.entries))``.
+    """
+
+    __tablename__ = "playlists"
+
+    id: Mapped[str] = mapped_column(SPOTIFY_ID, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+
+    entries: Mapped[list[PlaylistTrack]] = relationship(
+        lazy="joined",
+        order_by=PlaylistTrack.position,
+        viewonly=True,  # written by crud.create_or_update_playlist, in whole
+    )
+
+    __table_args__ = (CheckConstraint(f"length(id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="id"),)
+
+    @property
+    def tracks(self) -> list[Track]:
+        """The tracks in the playlist's order; one that stands there twice comes twice.
+
+        Raises:
+            TracksNotLoaded: The query for this object left the tracks out.
+        """
+        if "entries" in inspect(self).unloaded:
+            raise TracksNotLoaded
+        return [entry.track for entry in self.entries]
+
+    def __repr__(self) -> str:
+        return _repr(self, "id", "name")
+
+
+class SpotifyToken(Base):
+    """The one OAuth token. Neither it nor its values show in reprs, logs or echoed statements."""
+
+    __tablename__ = "spotify_tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
+    access_token: Mapped[str] = mapped_column(SecretText)
+    refresh_token: Mapped[str] = mapped_column(SecretText)
+    expires_at: Mapped[dt.datetime] = mapped_column(UTCDateTime)
+
+    __table_args__ = (
+        CheckConstraint("id = 1", name="single"),
+        CheckConstraint("access_token <> ''", name="access_token"),
+        CheckConstraint("refresh_token <> ''", name="refresh_token"),
+    )
+
+    def __repr__(self) -> str:
+        return _repr(self, "id", "expires_at")
+
+
+tune_for_updates(DownloadJob.__table__)
+
+
+def _repr(instance: Base, *names: str) -> str:
+    """Show what is loaded; a repr must never send SQL."""
+    loaded: dict[str, Any] = inspect(instance).dict
+    shown = ", ".join(f"{name}={loaded[name]!r}" for name in names if name in loaded)
+    return f"{type(instance).__name__}({shown})"
