@@ -48,13 +48,14 @@ async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=DATABASES)
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+async def url(
+    request: pytest.FixtureRequest, tmp_path: Path, postgresql_database: str, sqlite_template: Path
+) -> str:
     """The URL of a database with the schema and no rows, for this test alone."""
-    if request.param == "sqlite":
-        template = request.getfixturevalue("sqlite_template")
-        shutil.copy(template, tmp_path / "zotify.db")
-        return f"sqlite+aiosqlite:///{tmp_path / 'zotify.db'}"
-    return await _emptied(request.getfixturevalue("postgresql_database"))
+    if request.param == "postgresql":
+        return await _emptied(postgresql_database)
+    copy = shutil.copy(sqlite_template, tmp_path / "zotify.db")
+    return f"sqlite+aiosqlite:///{copy}"
 
 
 @pytest.fixture
