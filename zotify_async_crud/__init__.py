@@ -1,4 +1,4 @@
-"""The data layer of the Zotify API: coroutines over an ``AsyncSession``, on PostgreSQL and SQLite."""
+"""The data layer of the Zotify API: coroutines on an ``AsyncSession``, PostgreSQL and SQLite."""
 
 from zotify_async_crud import crud, database, errors, models, schemas
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
@@ -64,7 +63,7 @@ def token_data(value: object) -> schemas.SpotifyTokenData:
 
 
 def findable(value: object, field: str) -> bool:
-    """Tell whether *value*, a str, can be the id of a row at all; PostgreSQL takes not every str."""
+    """Tell whether a row can have the id *value*; PostgreSQL refuses some even in a query."""
     if not isinstance(value, str):
         raise InvalidValue(field, "Input should be a valid string")
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import exc as sa_exc
 from sqlalchemy import Connection, make_url
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -27,9 +27,9 @@ def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) ->
 
     *options* go to SQLAlchemy's ``create_async_engine`` and win over what is set here:
 
-    - PostgreSQL: 10 s to connect, 60 s for a statement, a check of each pooled connection before use
-      (``pool_pre_ping``), UTC. *pgbouncer* is for a pooler in transaction mode: nothing prepared on
-      one server process is used on another.
+    - PostgreSQL: 10 s to connect, 60 s for a statement, a check of each pooled connection before
+      use (``pool_pre_ping``), UTC. *pgbouncer* is for a pooler in transaction mode: nothing that is
+      prepared on one server process is used on another.
     - SQLite: write-ahead log, foreign keys, 30 s of waiting for another writer, transactions that
       take the write lock when they begin (see ``read_only``), and a new file is its owner's only
       (mode 0600). An in-memory database has one connection, on which transactions take turns.
@@ -38,12 +38,7 @@ def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) ->
         UnsupportedDatabase: The URL names another database or driver.
         InvalidValue: *url* is no URL.
     """
-    try:
-        database, full_url = database_for_url(make_url(url))
-    except sa_exc.ArgumentError:
-        database = None
-    if database is None:  # outside the except block: the message of the cause holds the password
-        raise InvalidValue("url", "Input should be a database URL, such as sqlite:///zotify.db")
+    database, full_url = database_for_url(_parsed(url))
     return database.create_engine(full_url, pgbouncer=pgbouncer, options=options)
 
 
@@ -55,8 +50,8 @@ def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSessi
 def read_only(engine: AsyncEngine) -> AsyncEngine:
     """Return *engine* for transactions that only read.
 
-    It shares the pool. On SQLite such transactions do not wait for a writer, and no writer waits for
-    them.
+    It shares the pool. On SQLite such transactions do not wait for a writer, and no writer waits
+    for them.
     """
     return engine.execution_options(**{READ_ONLY: True})
 
@@ -88,6 +83,13 @@ async def _change_schema(engine: AsyncEngine, change: Callable[[Connection], Non
         async with engine.begin() as connection:
             await connection.run_sync(database.lock_schema)
             await connection.run_sync(change)
+
+
+def _parsed(url: str | URL) -> URL:
+    with suppress(sa_exc.ArgumentError):
+        return make_url(url)
+    # outside the block, so that no __context__ carries the password along
+    raise InvalidValue("url", "Input should be a database URL, such as sqlite:///zotify.db")
 
 
 @contextmanager

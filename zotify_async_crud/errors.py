@@ -1,4 +1,4 @@
-"""Every exception that this library raises on purpose: one class for each decision a caller can take.
+"""Every exception raised on purpose: one class for each decision that a caller can take.
 
 Each carries ``retry_safe``: whether running the same transaction again, from its beginning, is safe
 and has a chance. The coroutines never commit, so an error that comes out of one of them means that
@@ -44,7 +44,7 @@ class TransactionRequired(ZotifyCrudError):
 
 
 class TracksNotLoaded(ZotifyCrudError):
-    """``Playlist.tracks`` was read on an object loaded without them; load it with ``get_playlist``."""
+    """``Playlist.tracks`` was read on an object loaded without them; use ``crud.get_playlist``."""
 
     def __init__(self) -> None:
         super().__init__("this Playlist was loaded without its tracks: use crud.get_playlist")
@@ -73,27 +73,30 @@ class DatabaseError(ZotifyCrudError):
 
 
 class TransactionConflict(DatabaseError):
-    """Another transaction was in the way (deadlock, serialization failure, locked file); run yours again."""
+    """Another transaction was in the way; run yours again, from its beginning.
+
+    It was a deadlock, a serialization failure, or a file that stayed locked.
+    """
 
     meaning = "another transaction was in the way"
     retry_safe = True
 
 
 class DatabaseUnavailable(DatabaseError):
-    """The database cannot be reached, is overloaded or took too long; run the transaction again later."""
+    """The database can't be reached, is overloaded or took too long; run the transaction later."""
 
     meaning = "the database is unavailable"
     retry_safe = True
 
 
 class OutcomeUnknown(DatabaseError):
-    """The connection was lost where it may have been during COMMIT; look before you repeat the work."""
+    """The connection was lost, perhaps during COMMIT; look before you repeat the work."""
 
     meaning = "the connection was lost and the transaction may have been committed"
 
 
 class AccessRefused(DatabaseError):
-    """The database refuses the user, password, database name, file or operation; change the configuration."""
+    """The user, password, database, file or operation is refused; change the configuration."""
 
     meaning = "the database refuses access"
 

@@ -1,7 +1,7 @@
 """Tables, constraints and indexes; no queries.
 
-``Base.metadata`` holds all tables. Every rule about the data is a constraint of the schema, and every
-column that has a sensible default has it in the schema, so that plain SQL can insert.
+``Base.metadata`` holds all tables. Every rule about the data is a constraint of the schema, and
+every column that has a sensible default has it in the schema, so that plain SQL can insert.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from zotify_async_crud._dialects.types import (
     Real,
     SecretText,
     UTCDateTime,
+    UTCNow,
     identifier,
     partial_index,
     tune_for_updates,
-    utc_now,
 )
 from zotify_async_crud.errors import TracksNotLoaded
 from zotify_async_crud.schemas import ID_MAX_LENGTH, DownloadJobStatus
@@ -51,7 +51,7 @@ def _one_of(statuses: type[DownloadJobStatus]) -> str:
 
 
 class Base(DeclarativeBase):
-    """Base of the library's tables; its ``metadata`` can stand beside or within an application's."""
+    """Base of the library's tables; its ``metadata`` can stand beside an application's own."""
 
     metadata = MetaData(
         naming_convention={
@@ -76,7 +76,7 @@ class DownloadJob(Base):
         STATUS, server_default=DownloadJobStatus.PENDING.value
     )
     progress: Mapped[float] = mapped_column(Real, server_default="0")
-    created_at: Mapped[dt.datetime] = mapped_column(UTCDateTime, server_default=utc_now())
+    created_at: Mapped[dt.datetime] = mapped_column(UTCDateTime, server_default=UTCNow())
     error_message: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
@@ -195,7 +195,7 @@ class SpotifyToken(Base):
         return _repr(self, "id", "expires_at")
 
 
-tune_for_updates(DownloadJob.__table__)
+tune_for_updates(Base.metadata.tables[DownloadJob.__tablename__])
 
 
 def _repr(instance: Base, *names: str) -> str:

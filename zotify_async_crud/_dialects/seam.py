@@ -9,11 +9,10 @@ from sqlalchemy import ColumnElement, Connection, FromClause
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud.errors import DatabaseError
-
 
 READ_ONLY: Final = "zotify_read_only"
 """The execution option of an engine whose transactions only read."""
@@ -34,10 +33,10 @@ class Pick(NamedTuple):
     """
 
     entity: type[DeclarativeBase]
-    key: InstrumentedAttribute[str]
+    key: ColumnElement[str]
     criterion: ColumnElement[bool]
-    order: tuple[ColumnElement[Any] | InstrumentedAttribute[Any], ...]
-    harmless: InstrumentedAttribute[Any]
+    order: tuple[ColumnElement[Any], ...]
+    harmless: ColumnElement[Any]
 
 
 class Database(Protocol):
@@ -45,12 +44,15 @@ class Database(Protocol):
 
     def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
         """Return an INSERT that understands ON CONFLICT."""
+        ...
 
     def listed(self, values: Sequence[str]) -> Listed:
         """Return *values* as rows, in one bound parameter however many they are."""
+        ...
 
     def pick_up(self, pick: Pick) -> Executable:
         """Return the statement that reads the first row and holds it until the transaction ends."""
+        ...
 
     def guard_transaction(self, connection: Connection) -> None:
         """Make sure that what follows on *connection* commits or rolls back as one.
@@ -58,15 +60,22 @@ class Database(Protocol):
         Raises:
             TransactionRequired: The engine commits each statement, or shares one connection.
         """
+        ...
 
     def lock_out_writers(self, connection: Connection, table: str) -> None:
         """Wait for the writers of *table*, and keep others waiting until the transaction ends."""
+        ...
 
     def lock_schema(self, connection: Connection) -> None:
         """Let one caller at a time create or drop tables, until the transaction ends."""
+        ...
 
-    def create_engine(self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]) -> AsyncEngine:
+    def create_engine(
+        self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]
+    ) -> AsyncEngine:
         """Return an engine set up the one way this library supports."""
+        ...
 
     def translate(self, error: BaseException) -> DatabaseError | None:
         """Return what *error* means to a caller, or None if it is not this database's."""
+        ...

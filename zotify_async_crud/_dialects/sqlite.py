@@ -25,6 +25,7 @@ from zotify_async_crud.errors import (
     ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
+    InvalidValue,
     SchemaMismatch,
     TransactionConflict,
     TransactionRequired,
@@ -46,7 +47,8 @@ _MEANINGS: Final[dict[int, type[DatabaseError]]] = {
     sqlite3.SQLITE_PERM: AccessRefused,
     sqlite3.SQLITE_AUTH: AccessRefused,
     sqlite3.SQLITE_NOTADB: AccessRefused,
-    sqlite3.SQLITE_ERROR: SchemaMismatch,  # no such table or column: our statements have no syntax errors
+    # no such table or column: our own statements have no syntax errors
+    sqlite3.SQLITE_ERROR: SchemaMismatch,
     sqlite3.SQLITE_CONSTRAINT: ConstraintViolated,
 }
 
@@ -73,7 +75,7 @@ class _SQLite:
         )
 
     def guard_transaction(self, connection: Connection) -> None:
-        driver = connection.connection.driver_connection
+        driver = _driver(connection)
         if not driver.in_transaction:
             # changes no row, and makes a driver that begins late begin now, with the write lock
             connection.exec_driver_sql("DELETE FROM download_jobs WHERE false")
@@ -88,10 +90,14 @@ class _SQLite:
         """There is one writer at a time, and guard_transaction made it this one."""
 
     def lock_schema(self, connection: Connection) -> None:
-        if not connection.connection.driver_connection.in_transaction:
+        if not _driver(connection).in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def create_engine(self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]) -> AsyncEngine:
+    def create_engine(
+        self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]
+    ) -> AsyncEngine:
+        if pgbouncer:
+            raise InvalidValue("pgbouncer", "Input should be False: SQLite has no pooler")
         connect_args = {"timeout": BUSY_TIMEOUT, **options.get("connect_args", {})}
         settings = {**_pool_settings(url), **options, "connect_args": connect_args}
         engine = create_async_engine(url, **settings)
@@ -108,6 +114,10 @@ class _SQLite:
             return (DatabaseUnavailable if lost else DatabaseError)(str(cause))
         meaning = _MEANINGS.get(code & 0xFF, DatabaseError)  # the low byte is the primary code
         return meaning(str(cause), cause.sqlite_errorname)
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 _HOLDER: Final = "zotify_async_crud.holder"

@@ -30,7 +30,9 @@ class UTCDateTime(TypeDecorator[dt.datetime]):
             raise ValueError("a datetime must have a time zone")
         return value.astimezone(dt.UTC)
 
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+    def process_result_value(
+        self, value: dt.datetime | None, dialect: Dialect
+    ) -> dt.datetime | None:
         if value is None:
             return None
         if value.tzinfo is None:  # SQLite keeps no offset
@@ -70,20 +72,20 @@ class SecretText(TypeDecorator[str]):
         return None if value is None else _Secret(value)
 
 
-class utc_now(FunctionElement[dt.datetime]):
+class UTCNow(FunctionElement[dt.datetime]):
     """The database's clock at this very moment, not at the beginning of the transaction."""
 
     type = UTCDateTime()
     inherit_cache = True
 
 
-@compiles(utc_now, "postgresql")
-def _postgresql_now(element: utc_now, compiler: SQLCompiler, **kw: Any) -> str:
+@compiles(UTCNow, "postgresql")
+def _postgresql_now(element: UTCNow, compiler: SQLCompiler, **kw: Any) -> str:
     return "clock_timestamp()"
 
 
-@compiles(utc_now, "sqlite")
-def _sqlite_now(element: utc_now, compiler: SQLCompiler, **kw: Any) -> str:
+@compiles(UTCNow, "sqlite")
+def _sqlite_now(element: UTCNow, compiler: SQLCompiler, **kw: Any) -> str:
     # in the very format that SQLAlchemy stores and compares datetimes, to the millisecond
     return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
 
@@ -104,5 +106,5 @@ def tune_for_updates(table: Table) -> None:
     however many finished rows the table holds.
     """
     settings = "fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01"
-    tune = DDL(f"ALTER TABLE %(fullname)s SET ({settings})")
+    tune: Any = DDL(f"ALTER TABLE %(fullname)s SET ({settings})")  # type: ignore[no-untyped-call]
     event.listen(table, "after_create", tune.execute_if(dialect="postgresql"))

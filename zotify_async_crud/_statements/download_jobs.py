@@ -12,12 +12,13 @@ from zotify_async_crud._dialects import Database, Pick
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import DownloadJobStatus
 
-PICKUP_ORDER: Final = (DownloadJob.created_at, DownloadJob.job_id)
+_JOBS: Final = DownloadJob.__table__.c
+PICKUP_ORDER: Final = (_JOBS.created_at, _JOBS.job_id)
 NEWEST_FIRST: Final = (DownloadJob.created_at.desc(), DownloadJob.job_id.desc())
 
 
 def has_status(status: DownloadJobStatus) -> ColumnElement[bool]:
-    """Compare with a literal: behind a bound parameter no database sees that a partial index fits."""
+    """Compare with a literal: a bound parameter hides that a partial index fits."""
     return DownloadJob.status == literal(status, DownloadJob.status.type, literal_execute=True)
 
 
@@ -54,10 +55,10 @@ def get_next_pending_download_job(database: Database) -> Executable:
     return database.pick_up(
         Pick(
             entity=DownloadJob,
-            key=DownloadJob.job_id,
+            key=_JOBS.job_id,
             criterion=has_status(DownloadJobStatus.PENDING),
             order=PICKUP_ORDER,
-            harmless=DownloadJob.track_id,
+            harmless=_JOBS.track_id,
         )
     )
 

@@ -72,5 +72,5 @@ def get_playlist(playlist_id: str) -> Select[Any]:
 
 
 def clear_all_playlists_and_tracks() -> tuple[Executable, ...]:
-    """Delete every playlist, track and entry; the entries first, or each would cascade by itself."""
+    """Delete every entry, playlist and track; entries first, or each would cascade by itself."""
     return delete(PlaylistTrack), delete(Playlist), delete(Track)

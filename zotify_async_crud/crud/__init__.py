@@ -1,4 +1,4 @@
-"""The coroutines. Each runs inside the caller's transaction: it never begins, commits or rolls back."""
+"""The coroutines. Each runs in the caller's transaction: none begins, commits or rolls back."""
 
 from zotify_async_crud.crud._pages import Page
 from zotify_async_crud.crud.download_jobs import (

@@ -17,8 +17,8 @@ T = TypeVar("T")
 class Page(Generic[T]):
     """Some items of a list, and where the next ones begin.
 
-    Pass ``after`` to the same coroutine for the next page; it is None on the last one. It is opaque,
-    safe in a URL, and stays valid when rows come or go.
+    Pass ``after`` to the same coroutine for the next page; it is None on the last one. It is
+    opaque, safe in a URL, and stays valid when rows come or go.
     """
 
     items: list[T]

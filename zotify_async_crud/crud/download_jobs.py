@@ -26,7 +26,9 @@ async def create_download_job(db: AsyncSession, job: schemas.DownloadJobCreate) 
     if not isinstance(job, schemas.DownloadJobCreate):
         raise InvalidValue("job", "Input should be a DownloadJobCreate")
     track_id = check.validated("track_id", check.ID, job.track_id)
-    created: DownloadJob = (await execute(db, sql.create_download_job(database, track_id))).scalar_one()
+    created: DownloadJob = (
+        await execute(db, sql.create_download_job(database, track_id))
+    ).scalar_one()
     return created
 
 
@@ -52,8 +54,8 @@ async def list_download_jobs(
 ) -> Page[DownloadJob]:
     """Return a page of at most *limit* jobs (1 to 1,000), newest first, of one status or of all.
 
-    *after* is the ``after`` of the page before. A page costs the same wherever it stands in the list,
-    and jobs that come or go between two pages make none appear twice or be left out.
+    *after* is the ``after`` of the page before. A page costs the same wherever it stands in the
+    list, and jobs that come or go between two pages make none appear twice or be left out.
     """
     wanted = None if status is None else check.validated("status", check.STATUS, status)
     size = check.validated("limit", check.LIMIT, limit)
@@ -83,13 +85,13 @@ async def stream_download_jobs(
 
 
 async def get_next_pending_download_job(db: AsyncSession) -> DownloadJob | None:
-    """Return the oldest ``pending`` job, held for the caller's transaction, or None if none is free.
+    """Return the oldest ``pending`` job, held for the caller's transaction, or None.
 
-    No other transaction gets the job until this one ends, and its status stays ``pending`` until the
-    caller changes it: a transaction that ends without that gives the job back. PostgreSQL holds the
-    row (``SELECT … FOR UPDATE SKIP LOCKED``), so that others pick up the next job meanwhile; SQLite
-    holds the file's only write lock, so that they wait. Keep the transaction short: pick up, mark
-    ``in_progress``, commit.
+    No other transaction gets the job until this one ends, and its status stays ``pending`` until
+    the caller changes it: a transaction that ends without that gives the job back. PostgreSQL holds
+    the row (``SELECT … FOR UPDATE SKIP LOCKED``), so that others pick up the next job meanwhile;
+    SQLite holds the file's only write lock, so that they wait. Keep the transaction short: pick up,
+    mark ``in_progress``, commit.
 
     Raises:
         TransactionRequired: The session cannot hold anything, because it commits each statement or
@@ -111,8 +113,8 @@ async def update_download_job_status(
 ) -> DownloadJob:
     """Set the status of *job*, its error message (None clears it) and, unless None, its progress.
 
-    *progress* goes from 0.0 to 1.0. *job* may come from another session; what is returned belongs to
-    *db* and shows what was written.
+    *progress* goes from 0.0 to 1.0. *job* may come from another session; what is returned belongs
+    to *db* and shows what was written.
 
     Raises:
         DownloadJobNotFound: The job has been deleted.
@@ -130,12 +132,12 @@ async def update_download_job_status(
 
 
 async def retry_failed_download_jobs(db: AsyncSession) -> int:
-    """Give every ``failed`` job back to the queue, its error cleared; return how many there were."""
+    """Give every ``failed`` job back to the queue, its error cleared; return how many."""
     return len((await execute(db, sql.retry_failed_download_jobs())).all())
 
 
 def _job_id(job: DownloadJob) -> str:
-    """Return the id of *job* without touching the database, also when its attributes are expired."""
+    """Return the id of *job* without a query, also when its attributes are expired."""
     if not isinstance(job, DownloadJob):
         raise InvalidValue("job", "Input should be a DownloadJob")
     identity = inspect(job).identity

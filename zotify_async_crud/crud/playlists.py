@@ -17,8 +17,8 @@ async def create_or_update_playlist(
     """Create a playlist, or rename it and replace its tracks whole; missing tracks are created.
 
     The tracks keep the order of *track_ids*, duplicates included. The number of statements does not
-    depend on their number. Other transactions see the playlist before or after, never between; of two
-    syncs of one playlist at the same time, the later to begin waits and wins.
+    depend on their number. Other transactions see the playlist before or after, never between; of
+    two syncs of one playlist at the same time, the later to begin waits and wins.
 
     Raises:
         TransactionRequired: The session commits each statement, so that others would see the parts.
@@ -29,7 +29,7 @@ async def create_or_update_playlist(
     name = check.validated("playlist_name", check.NAME, playlist_name)
     entries = check.track_ids(track_ids)
     await begin_unit(db)
-    # Tracks first, in the order of their ids: everyone locks in the same order, and nobody deadlocks.
+    # Tracks first, ordered by id: all lock in the same order, so that none deadlock.
     await execute(db, sql.create_missing_tracks(database, sorted(set(entries))))
     await execute(db, sql.create_or_rename_playlist(database, key, name))
     await execute(db, sql.remove_entries(key))

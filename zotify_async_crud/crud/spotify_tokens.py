@@ -26,8 +26,8 @@ async def create_or_update_spotify_token(
 ) -> SpotifyToken:
     """Store the token after a login or a refresh; there is only ever one.
 
-    *token_data* has an ``access_token``, an aware ``expires_at`` and a ``refresh_token``. When that is
-    absent or None, the stored one stays.
+    *token_data* has an ``access_token``, an aware ``expires_at`` and a ``refresh_token``; when that
+    is absent or None, the stored one stays.
 
     Raises:
         InvalidValue: Also when there is no refresh token, neither given nor stored.

@@ -15,13 +15,14 @@ async def get_or_create_track(
 ) -> Track:
     """Return the track with this id, created if it is not there yet.
 
-    However many callers ask for one track at once, there is one row and no error. *track_name* names
-    a new track, or one whose name is not known yet; a known name stays.
+    However many callers ask for one track at once, there is one row and no error. *track_name*
+    names a new track, or one whose name is not known yet; a known name stays.
     """
     database = database_of(db)
     key = check.validated("track_id", check.ID, track_id)
     name = check.validated("track_name", check.OPTIONAL_NAME, track_name)
     track: Track | None = (await execute(db, sql.get_track(key))).scalar_one_or_none()
-    if track is None or (track.name is None and name is not None):
-        track = (await execute(db, sql.get_or_create_track(database, key, name))).scalar_one()
-    return track
+    if track is not None and (track.name is not None or name is None):
+        return track
+    made: Track = (await execute(db, sql.get_or_create_track(database, key, name))).scalar_one()
+    return made

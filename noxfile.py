@@ -1,0 +1,129 @@
+"""What a change must pass: ``nox`` alone runs it all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "layers", "tests", "readme"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
+
+
+def _interpreter(version: str) -> str | None:
+    """Return a working interpreter of *version*; what a version manager puts first may be dead."""
+    name = f"python{version}"
+    managed = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}"))
+    for candidate in (shutil.which(name), f"{sys.base_prefix}/bin/{name}", *managed):
+        if candidate and Path(candidate).exists():
+            asked = subprocess.run([str(candidate), "--version"], check=False, capture_output=True)
+            if asked.returncode == 0:
+                return str(candidate)
+    return None
+
+
+INTERPRETERS = {version: path for version in SUPPORTED if (path := _interpreter(version))}
+PYTHONS = list(INTERPRETERS)
+os.environ["PATH"] = os.pathsep.join(
+    [*(str(Path(path).parent) for path in INTERPRETERS.values()), os.environ["PATH"]]
+)
+# "lowest" takes the floor of every dependency
+PAIRS = [(PYTHONS[0], "lowest"), (PYTHONS[0], "2.0"), *((python, "2.1") for python in PYTHONS[-2:])]
+PAIRS += [(python, "2.1") for python in PYTHONS[1:-2]]
+
+
+def _groups(*names: str) -> list[str]:
+    return list(nox.project.dependency_groups(PROJECT, *names))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format, style and spelling."""
+    session.install(*_groups("lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("codespell")
+    session.run("validate-pyproject", "pyproject.toml")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types by mypy and by pyright."""
+    session.install("-e", ".[cli]", *_groups("types", "examples"))
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Check that imports run downwards only."""
+    session.install("-e", ".[cli]", *_groups("layers"))
+    session.run("lint-imports")
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "sqlalchemy"), [nox.param(*pair, id=f"{pair[0]}-{pair[1]}") for pair in PAIRS]
+)
+def tests(session: nox.Session, sqlalchemy: str) -> None:
+    """Run the tests on both databases; every branch must be taken."""
+    if sqlalchemy == "lowest":
+        session.install("--resolution=lowest-direct", "-e", ".[cli]")
+        session.install(*_groups("test", "examples"), "-e", ".[cli]")
+    else:
+        session.install("-e", ".[cli]", f"sqlalchemy=={sqlalchemy}.*", *_groups("test", "examples"))
+    session.run(
+        "python", "-c", "import sqlalchemy, sys; print(sys.version, sqlalchemy.__version__)"
+    )
+    data = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
+    session.run("coverage", "erase", env=data)
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=data)
+    session.run("coverage", "combine", "--quiet", env=data)
+    session.run("coverage", "report", env=data)
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """Run the README's code against the built wheel, away from the checkout."""
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder / "dist", ignore_errors=True)
+    session.run(
+        "uv", "build", "--quiet", "--wheel", "--out-dir", str(folder / "dist"), external=True
+    )
+    (wheel,) = (folder / "dist").glob("*.whl")
+    session.install(
+        "--reinstall-package=zotify-async-crud", f"{wheel}[cli]", *_groups("test", "examples")
+    )
+    for name in ("README.md", "tests/readme/conftest.py"):
+        shutil.copy(name, folder)
+    with session.chdir(folder):
+        session.run(
+            "python",
+            "-m",
+            "pytest",
+            "-q",
+            "-c",
+            os.devnull,
+            "--rootdir",
+            ".",
+            "-p",
+            "no:cacheprovider",
+            "README.md",
+        )
+        session.run("zotify-async-crud", "demo", "--database-url", f"sqlite:///{folder}/demo.db")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Print figures as ratios, side by side in one run."""
+    session.install("-e", ".[cli]", *_groups("test", "bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
