@@ -7,6 +7,8 @@ nothing of the caller's transaction has been committed.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class ZotifyCrudError(Exception):
     """Base of all errors raised on purpose by this library."""
@@ -33,6 +35,14 @@ class UnsupportedDatabase(ZotifyCrudError):
             f"{name!r} is not supported: use postgresql+asyncpg:// or sqlite+aiosqlite://"
         )
         self.name = name
+
+
+class InvalidExport(ZotifyCrudError):
+    """A Spotify export cannot be read; ``reason`` names the place in the file at ``path`` to look at."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
 
 
 class TransactionRequired(ZotifyCrudError):

@@ -52,7 +52,10 @@ _MEANINGS: Final[dict[str, type[DatabaseError]]] = {
     "3F": SchemaMismatch,
     "42": SchemaMismatch,  # undefined table or column: our own statements have no syntax errors
     "23": ConstraintViolated,
+    "42P05": DatabaseError,  # see _HINTS
 }
+_POOLER: Final = "prepared statements get lost, as behind PgBouncer: create_engine(pgbouncer=True)"
+_HINTS: Final = {"26000": _POOLER, "42P05": _POOLER}
 
 
 class _PostgreSQL:
@@ -114,7 +117,7 @@ class _PostgreSQL:
         code = getattr(cause, "sqlstate", None)
         if isinstance(code, str):
             meaning = _MEANINGS.get(code) or _MEANINGS.get(code[:2]) or DatabaseError
-            return meaning(_driver_class(cause), code)
+            return meaning(_HINTS.get(code) or _driver_class(cause), code)
         if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
             return DatabaseUnavailable("the connection was lost")
         if isinstance(cause, (OSError, asyncpg.InterfaceError)):  # TimeoutError is an OSError

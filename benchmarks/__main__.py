@@ -1,0 +1,45 @@
+"""Runs the benchmarks: ``python -m benchmarks [subject …]``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from benchmarks import overhead, pickup, playlist_sync, streaming
+from benchmarks.databases import Databases, databases
+from benchmarks.report import Report
+
+SUBJECTS: Final[dict[str, Callable[[Databases, Report], Awaitable[None]]]] = {
+    "playlist_sync": playlist_sync.run,
+    "overhead": overhead.run,
+    "streaming": streaming.run,
+    "pickup": pickup.run,
+}
+
+
+def main() -> int:
+    """Run the subjects named on the command line, or all; 1 means that a requirement was missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "subjects", nargs="*", metavar="subject", help=f"one of {', '.join(SUBJECTS)}; default all"
+    )
+    wanted = parser.parse_args().subjects or list(SUBJECTS)
+    if unknown := [subject for subject in wanted if subject not in SUBJECTS]:
+        parser.error(f"unknown subject: {', '.join(unknown)}")
+    with databases() as fresh:
+        return asyncio.run(_run(wanted, fresh))
+
+
+async def _run(subjects: list[str], fresh: Databases) -> int:
+    report = Report()
+    await report.versions(fresh)
+    for subject in subjects:
+        report.subject(subject)
+        await SUBJECTS[subject](fresh, report)
+    return report.verdict()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

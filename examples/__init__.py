@@ -1,0 +1,1 @@
+"""Programs that show the library in use; the tests run each of them."""

@@ -1,0 +1,144 @@
+"""Rows for tests, with defaults, and what is in the tables afterwards."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import event, insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from zotify_async_crud import crud, models, schemas
+from zotify_async_crud.schemas import DownloadJobStatus
+
+Sessions: TypeAlias = async_sessionmaker[AsyncSession]
+
+EPOCH: Final = dt.datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=dt.UTC)
+"""A moment for rows whose time must be known."""
+
+EXPIRES_AT: Final = dt.datetime(2031, 2, 3, 4, 5, 6, 789012, tzinfo=dt.UTC)
+"""When the token of ``token_data`` expires."""
+
+
+def new_job(track_id: str = "t") -> schemas.DownloadJobCreate:
+    """Return a download to enqueue."""
+    return schemas.DownloadJobCreate(track_id=track_id)
+
+
+def token_data(**changes: object) -> dict[str, object]:
+    """Return the answer of a login, with *changes*."""
+    return {
+        "access_token": "access-1",
+        "refresh_token": "refresh-1",
+        "expires_at": EXPIRES_AT,
+        **changes,
+    }
+
+
+async def add_job(
+    sessions: Sessions,
+    track_id: str = "t",
+    *,
+    status: DownloadJobStatus = DownloadJobStatus.PENDING,
+    error: str | None = None,
+    progress: float | None = None,
+) -> models.DownloadJob:
+    """Commit one job and return it, detached."""
+    async with sessions.begin() as db:
+        job = await crud.create_download_job(db, new_job(track_id))
+        return await crud.update_download_job_status(db, job, status, error, progress)
+
+
+async def add_jobs(
+    sessions: Sessions,
+    count: int,
+    *,
+    status: DownloadJobStatus = DownloadJobStatus.PENDING,
+    first: dt.datetime = EPOCH,
+    apart: dt.timedelta = dt.timedelta(seconds=1),
+    prefix: str = "job",
+) -> list[str]:
+    """Commit *count* jobs that were created *apart* from each other; return their ids, oldest first."""
+    rows = [
+        {
+            "job_id": f"{prefix}-{number:05}",
+            "track_id": f"t{number}",
+            "status": status,
+            "created_at": first + number * apart,
+        }
+        for number in range(count)
+    ]
+    async with sessions.begin() as db:
+        await db.execute(insert(models.DownloadJob), rows)
+    return [str(row["job_id"]) for row in rows]
+
+
+async def stored_job(sessions: Sessions, job_id: str) -> models.DownloadJob:
+    """Return the job as a new session reads it."""
+    async with sessions() as db:
+        return await db.get_one(models.DownloadJob, job_id)
+
+
+async def add_playlist(
+    sessions: Sessions,
+    playlist_id: str = "p",
+    name: str = "Focus",
+    track_ids: Sequence[str] = ("a", "b"),
+) -> models.Playlist:
+    """Commit one playlist and return it, detached."""
+    async with sessions.begin() as db:
+        return await crud.create_or_update_playlist(db, playlist_id, name, list(track_ids))
+
+
+async def stored_track_ids(sessions: Sessions, playlist_id: str = "p") -> list[str]:
+    """Return the ids of the playlist's tracks as a new session reads them."""
+    async with sessions() as db:
+        playlist = await db.get_one(models.Playlist, playlist_id)
+        return ids(playlist)
+
+
+def ids(playlist: models.Playlist) -> list[str]:
+    """Return the ids of the playlist's tracks, in its order."""
+    return [track.id for track in playlist.tracks]
+
+
+async def add_token(sessions: Sessions, **changes: object) -> models.SpotifyToken:
+    """Commit the token and return it, detached."""
+    async with sessions.begin() as db:
+        return await crud.create_or_update_spotify_token(db, token_data(**changes))
+
+
+async def add_some_of_everything(sessions: Sessions) -> None:
+    """Commit rows in every table."""
+    await add_job(sessions, "t1")
+    await add_job(sessions, "t2", status=DownloadJobStatus.FAILED, error="no route to host")
+    await add_playlist(sessions, track_ids=["a", "b", "a"])
+    await add_token(sessions)
+
+
+async def all_rows(sessions: Sessions) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the contents of every table, in the order of its primary key."""
+    async with sessions() as db:
+        return {
+            name: [
+                tuple(row) for row in await db.execute(select(table).order_by(*table.primary_key))
+            ]
+            for name, table in models.Base.metadata.tables.items()
+        }
+
+
+@contextmanager
+def statements_sent(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
+    """Collect each statement that *engine* sends while the block runs, with its parameters."""
+    sent: list[tuple[str, Any]] = []
+
+    def collect(_: object, __: object, statement: str, parameters: object, *___: object) -> None:
+        sent.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", collect)
+    try:
+        yield sent
+    finally:
+        event.remove(engine.sync_engine, "before_cursor_execute", collect)
