@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.pool import NullPool
 
 from tests.support.postgresql import SERVER_URL, EmbeddedServer
@@ -81,9 +86,16 @@ class Database:
 
     async def vacuum(self) -> None:
         """Give back the room of deleted rows."""
+        await self._maintain("VACUUM")
+
+    async def analyze(self) -> None:
+        """Let the planner know what the tables hold now."""
+        await self._maintain("ANALYZE")
+
+    async def _maintain(self, statement: str) -> None:
         alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         async with alone.connect() as connection:
-            await connection.execute(text("VACUUM"))
+            await connection.execute(text(statement))
 
 
 class Databases:
@@ -112,9 +124,7 @@ class Databases:
                 await self._administer(f"DROP DATABASE {identifier} WITH (FORCE)")
 
     async def _administer(self, statement: str) -> None:
-        admin = create_async_engine(
-            self._server, isolation_level="AUTOCOMMIT", poolclass=NullPool
-        )
+        admin = create_async_engine(self._server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
         async with admin.connect() as connection:
             await connection.execute(text(statement))
 

@@ -24,13 +24,15 @@ class Ratio:
     def of(cls, slow: Sequence[float], quick: Sequence[float]) -> Ratio:
         """Compare round by round; who ran once is compared with each round of the other."""
         rounds = max(len(slow), len(quick))
-        ratios = [a / b for a, b in zip(_stretched(slow, rounds), _stretched(quick, rounds), strict=True)]
+        ratios = [
+            a / b for a, b in zip(_stretched(slow, rounds), _stretched(quick, rounds), strict=True)
+        ]
         return cls(median(ratios), min(ratios), max(ratios), rounds)
 
     def __str__(self) -> str:
         digits = 2 if self.high < 10 else 1  # noqa: PLR2004
         shown = (f"{figure:.{digits}f}" for figure in (self.median, self.low, self.high))
-        return "{} ({}–{})".format(*shown)
+        return "{} ({}-{})".format(*shown)
 
 
 def _stretched(figures: Sequence[float], length: int) -> Sequence[float]:

@@ -32,7 +32,9 @@ class Report:
 
     async def versions(self, databases: Databases) -> None:
         """Tell what was measured on what."""
-        drivers = ", ".join(f"{name} {version(name)}" for name in ("sqlalchemy", "asyncpg", "aiosqlite"))
+        drivers = ", ".join(
+            f"{name} {version(name)}" for name in ("sqlalchemy", "asyncpg", "aiosqlite")
+        )
         self.line(f"Python {platform.python_version()}, {drivers}, {os.cpu_count()} processors")
         for name in BOTH:
             async with databases.fresh(name) as database, database.engine.connect() as connection:
@@ -56,7 +58,12 @@ class Report:
                 self.line("  ".join("-" * width for width in widths))
 
     def require(
-        self, what: str, ratio: Ratio, *, at_least: float | None = None, at_most: float | None = None
+        self,
+        what: str,
+        ratio: Ratio,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
     ) -> None:
         """Compare the median of *ratio* with what is required of it."""
         bound = f"at least {at_least}" if at_least is not None else f"at most {at_most}"

@@ -1,7 +1,7 @@
 """Reads what Spotify hands out about an account: the JSON files of an account-data export.
 
-https://support.spotify.com/article/understanding-my-data/ describes them. ``_read_file`` knows what a
-file looks like; ``_Collection`` makes one export of any number of them.
+https://support.spotify.com/article/understanding-my-data/ describes them. ``_File`` is what one
+looks like; ``_Collection`` makes one export of any number of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIBRARY: Final = "YourLibrary.json"
 # which real exports hold too, is something else.
 _PLAYLISTS: Final = re.compile(r"Playlist(\d*)\.json")
 
-_SPOTIFY_URI: Final = re.compile(rf"spotify:(\w+):(.+)", re.DOTALL)
+_SPOTIFY_URI: Final = re.compile(r"spotify:(\w+):(.+)", re.DOTALL)
 _TRACK_ID: Final = re.compile(rf"[^\s:\x00]{{1,{schemas.ID_MAX_LENGTH}}}")
 
 _PLAYLIST_IDS: Final = uuid.UUID("0198f5c2-53a1-7c66-9d0e-2f6b8a4c71d3")
@@ -40,8 +40,8 @@ _PLAYLIST_IDS: Final = uuid.UUID("0198f5c2-53a1-7c66-9d0e-2f6b8a4c71d3")
 class ExportedPlaylist:
     """A playlist as it was exported, in its order and with its duplicates.
 
-    Exports tell no ids. ``id`` is made from the name and, since two playlists can have one name, from
-    which of them it is: the next export gives the same, unless the playlist was renamed.
+    Exports hold no ids. ``id`` is made from the name and, since two playlists can have one name,
+    from which of them it is: the next export gives the same, unless the playlist was renamed.
     """
 
     id: str
@@ -53,8 +53,8 @@ class ExportedPlaylist:
 class Export:
     """What an export says about tracks.
 
-    ``skipped`` counts the entries that are no tracks of Spotify's: local files, episodes, audiobooks
-    and empty ones.
+    ``skipped`` counts the entries that are no tracks of Spotify's: local files, episodes,
+    audiobooks and empty ones.
     """
 
     playlists: tuple[ExportedPlaylist, ...]
@@ -93,7 +93,9 @@ def _track_id(uri: str | None) -> str | None:
     if kind != "track":
         return None
     if not _TRACK_ID.fullmatch(rest):
-        raise PydanticCustomError("spotify_track_id", "Input should have a track id after spotify:track:")
+        raise PydanticCustomError(
+            "spotify_track_id", "Input should have a track id after spotify:track:"
+        )
     return rest
 
 
@@ -145,8 +147,10 @@ class _Collection:
 
     def add(self, file: _File) -> None:
         for playlist in file.playlists:
-            track_ids = self._known(item and item.track for item in playlist.items)
-            self.playlists.append(ExportedPlaylist(self._id(playlist.name), playlist.name, track_ids))
+            track_ids = self._known(item.track if item else None for item in playlist.items)
+            self.playlists.append(
+                ExportedPlaylist(self._id(playlist.name), playlist.name, track_ids)
+            )
         self.library += self._known(file.tracks)
         self.skipped += len(file.episodes)
 
@@ -203,7 +207,7 @@ def _read_file(path: Path) -> _File:
     except ValidationError as error:
         raise InvalidExport(path, _first_problem(error)) from error
     if not file.model_fields_set & {"playlists", "tracks"}:
-        raise InvalidExport(path, "it has neither playlists nor tracks, so it is no file of these")
+        raise InvalidExport(path, "neither playlists nor tracks are in this file")
     return file
 
 

@@ -17,6 +17,7 @@ from tests.support.factories import (
     add_jobs,
     all_rows,
     new_job,
+    short,
     stored_job,
 )
 from zotify_async_crud import crud, models
@@ -64,7 +65,7 @@ async def test_a_job_knows_in_utc_and_below_the_second_when_it_was_created(
     jobs = [await add_job(sessions) for _ in range(3)]
     after = dt.datetime.now(dt.UTC)
 
-    slack = dt.timedelta(milliseconds=5)  # SQLite counts milliseconds
+    slack = dt.timedelta(minutes=1)  # the server may be another machine
     assert all(before - slack <= job.created_at <= after + slack for job in jobs)
     assert {job.created_at.utcoffset() for job in jobs} == {dt.timedelta(0)}
     assert any(job.created_at.microsecond for job in jobs)
@@ -106,7 +107,7 @@ async def test_a_job_is_found_by_its_id(sessions: Sessions) -> None:
 @pytest.mark.parametrize(
     "job_id",
     ["unknown", "", " ", "\0", "a\0b", "\ud800", "x" * 10_000, "💾" * 10_000, "%", "' OR 1=1 --"],
-    ids=ascii,
+    ids=short,
 )
 async def test_an_id_that_no_job_has_finds_nothing(sessions: Sessions, job_id: str) -> None:
     """Any string is a fair question, and the transaction goes on after it."""

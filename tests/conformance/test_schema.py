@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+import asyncio
+import datetime as dt
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
-from zotify_async_crud import crud
+import pytest
+from sqlalchemy import Connection, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from tests.conftest import DATABASES
+from tests.support.factories import (
+    EPOCH,
+    Sessions,
+    add_job,
+    add_jobs,
+    add_playlist,
+    add_token,
+    all_rows,
+    new_job,
+    stored_job,
+    token_data,
+)
+from zotify_async_crud import crud, database
+from zotify_async_crud.errors import SchemaMismatch
+from zotify_async_crud.models import Base, DownloadJob
+
+# what plain SQL can and cannot insert
 
 
-async def test_plain_sql_can_insert_a_job(sessions: async_sessionmaker[AsyncSession]) -> None:
+async def test_plain_sql_can_insert_a_job(sessions: Sessions) -> None:
     """Every column with a sensible default has it in the schema."""
     async with sessions.begin() as db:
         await db.execute(text("INSERT INTO download_jobs (job_id, track_id) VALUES ('j', 't')"))
@@ -16,3 +43,348 @@ async def test_plain_sql_can_insert_a_job(sessions: async_sessionmaker[AsyncSess
     assert job is not None
     assert (job.status, job.progress, job.error_message) == ("pending", 0.0, None)
     assert job.created_at.tzinfo is not None
+
+
+async def test_plain_sql_can_insert_a_token(sessions: Sessions) -> None:
+    """Its id is known: there is only one."""
+    async with sessions.begin() as db:
+        await db.execute(
+            text(
+                "INSERT INTO spotify_tokens (access_token, refresh_token, expires_at)"
+                " VALUES ('a', 'r', '2031-02-03 04:05:06.000000')"
+            )
+        )
+        token = await crud.get_spotify_token(db)
+    assert token is not None
+    assert (token.id, token.access_token, token.refresh_token) == (1, "a", "r")
+
+
+async def test_jobs_that_plain_sql_inserts_keep_their_order(sessions: Sessions) -> None:
+    """The default of created_at is finer than a second, and not the transaction's beginning."""
+    async with sessions.begin() as db:
+        for number in range(20):
+            await db.execute(
+                text("INSERT INTO download_jobs (job_id, track_id) VALUES (:job_id, 't')"),
+                {"job_id": f"job-{number:02}"},
+            )
+        created = await crud.create_download_job(db, new_job())
+
+    async with sessions() as db:
+        jobs = await crud.get_all_download_jobs(db)
+    by_plain_sql = [job for job in jobs if job.job_id != created.job_id]
+    moments = {job.created_at for job in by_plain_sql}
+    assert [job.job_id for job in by_plain_sql] == [f"job-{number:02}" for number in range(20)][
+        ::-1
+    ]
+    assert len(moments) > 1
+    assert any(moment.microsecond for moment in moments)
+    assert abs(created.created_at - max(moments)).total_seconds() < 60
+
+
+LONG = "x" * 256
+REFUSED = [
+    "UPDATE download_jobs SET status = 'paused'",
+    "UPDATE download_jobs SET status = 'PENDING'",
+    "UPDATE download_jobs SET status = ''",
+    "UPDATE download_jobs SET status = NULL",
+    "UPDATE download_jobs SET progress = -0.1",
+    "UPDATE download_jobs SET progress = 1.1",
+    "UPDATE download_jobs SET progress = NULL",
+    "UPDATE download_jobs SET created_at = NULL",
+    "UPDATE download_jobs SET job_id = ''",
+    "UPDATE download_jobs SET job_id = NULL",
+    "UPDATE download_jobs SET track_id = ''",
+    "UPDATE download_jobs SET track_id = NULL",
+    f"UPDATE download_jobs SET track_id = '{LONG}'",
+    "INSERT INTO download_jobs (job_id) VALUES ('j')",
+    "INSERT INTO download_jobs (job_id, track_id) SELECT job_id, track_id FROM download_jobs",
+    "INSERT INTO tracks (id) VALUES ('')",
+    "INSERT INTO tracks (id) VALUES (NULL)",
+    "INSERT INTO tracks (id) VALUES ('a')",
+    f"INSERT INTO tracks (id) VALUES ('{LONG}')",
+    "INSERT INTO playlists (id, name) VALUES ('', 'n')",
+    "INSERT INTO playlists (id, name) VALUES (NULL, 'n')",
+    "INSERT INTO playlists (id, name) VALUES ('p', 'n')",
+    f"INSERT INTO playlists (id, name) VALUES ('{LONG}', 'n')",
+    "INSERT INTO playlists (id) VALUES ('q')",
+    "INSERT INTO playlist_tracks (playlist_id, position, track_id) VALUES ('unknown', 9, 'a')",
+    "INSERT INTO playlist_tracks (playlist_id, position, track_id) VALUES ('p', 9, 'unknown')",
+    "INSERT INTO playlist_tracks (playlist_id, position, track_id) VALUES ('p', 9, NULL)",
+    "INSERT INTO playlist_tracks (playlist_id, position, track_id) VALUES ('p', NULL, 'a')",
+    "INSERT INTO playlist_tracks (playlist_id, position, track_id) VALUES ('p', -1, 'a')",
+    "INSERT INTO playlist_tracks (playlist_id, position, track_id) VALUES ('p', 0, 'b')",
+    "UPDATE spotify_tokens SET id = 2",
+    "INSERT INTO spotify_tokens SELECT 2, 'a', 'r', expires_at FROM spotify_tokens",
+    "INSERT INTO spotify_tokens SELECT id, 'a', 'r', expires_at FROM spotify_tokens",
+    "UPDATE spotify_tokens SET access_token = ''",
+    "UPDATE spotify_tokens SET refresh_token = ''",
+    "UPDATE spotify_tokens SET access_token = NULL",
+    "UPDATE spotify_tokens SET refresh_token = NULL",
+    "UPDATE spotify_tokens SET expires_at = NULL",
+]
+
+
+async def test_no_constraint_lets_bad_rows_pass(sessions: Sessions) -> None:
+    """What the coroutines refuse, the schema refuses from everybody else as well."""
+    await add_job(sessions)
+    await add_playlist(sessions, "p", track_ids=["a", "b"])
+    await add_token(sessions)
+    before = await all_rows(sessions)
+
+    accepted = []
+    for statement in REFUSED:
+        async with sessions() as db:
+            try:
+                await db.execute(text(statement))
+            except DBAPIError:
+                continue
+            accepted.append(statement[:90])
+
+    assert accepted == []
+    assert await all_rows(sessions) == before
+
+
+async def test_a_job_id_longer_than_its_column_is_refused(sessions: Sessions) -> None:
+    """SQLite enforces no column's length by itself."""
+    async with sessions() as db:
+        with pytest.raises(DBAPIError):
+            await db.execute(
+                text("INSERT INTO download_jobs (job_id, track_id) VALUES (:job_id, 't')"),
+                {"job_id": "x" * 37},
+            )
+
+
+async def test_a_progress_that_is_no_number_is_refused(sessions: Sessions) -> None:
+    """PostgreSQL has NaN, greater than every number; SQLite makes NULL of it."""
+    await add_job(sessions)
+
+    async with sessions() as db:
+        with pytest.raises(DBAPIError):
+            await db.execute(
+                text("UPDATE download_jobs SET progress = :progress"), {"progress": float("nan")}
+            )
+
+
+async def test_the_edges_of_every_range_are_inside(sessions: Sessions) -> None:
+    """A constraint that refuses too much would be found only in production."""
+    await add_job(sessions)
+    async with sessions.begin() as db:
+        for statement in (
+            "UPDATE download_jobs SET progress = 0",
+            "UPDATE download_jobs SET progress = 1",
+            f"UPDATE download_jobs SET track_id = '{'ä' * 255}'",
+            "UPDATE download_jobs SET track_id = 'x'",
+            f"UPDATE download_jobs SET job_id = '{'x' * 36}'",
+            f"INSERT INTO tracks (id) VALUES ('x'), ('{'💾' * 255}')",
+            f"INSERT INTO playlists (id, name) VALUES ('x', ''), ('{'💾' * 255}', '')",
+            f"INSERT INTO playlist_tracks VALUES ('x', {2**40}, 'x')",
+        ):
+            await db.execute(text(statement))
+
+
+async def test_a_moment_in_a_statement_of_the_callers_own_is_taken_to_utc(
+    sessions: Sessions,
+) -> None:
+    """The column's type does so, for whoever writes by it; a naive moment could be any."""
+    zone = dt.timezone(dt.timedelta(hours=5, minutes=45))
+    (job_id,) = await add_jobs(sessions, 1, first=EPOCH.astimezone(zone))
+
+    stored = await stored_job(sessions, job_id)
+    assert stored.created_at == EPOCH
+    assert stored.created_at.utcoffset() == dt.timedelta(0)
+    with pytest.raises(StatementError, match="time zone"):
+        await add_jobs(sessions, 1, first=EPOCH.replace(tzinfo=None), prefix="naive")
+
+
+@pytest.mark.parametrize(
+    ("deletion", "left"),
+    [
+        ("DELETE FROM playlists WHERE id = 'p'", [("q", 0, "b")]),
+        ("DELETE FROM tracks WHERE id = 'a'", [("p", 1, "b"), ("q", 0, "b")]),
+    ],
+)
+async def test_what_is_deleted_takes_its_places_in_playlists_along(
+    sessions: Sessions, deletion: str, left: list[tuple[str, int, str]]
+) -> None:
+    """And nothing else."""
+    await add_playlist(sessions, "p", track_ids=["a", "b", "a"])
+    await add_playlist(sessions, "q", track_ids=["b"])
+
+    async with sessions.begin() as db:
+        await db.execute(text(deletion))
+
+    assert (await all_rows(sessions))["playlist_tracks"] == left
+
+
+async def test_ids_are_compared_byte_by_byte(sessions: Sessions) -> None:
+    """Case, accents and trailing spaces make another id, and order is that of the code points."""
+    names = ["A", "B", "a", "a ", "ab", "a\u0308", "b", "ä"]
+    await add_playlist(sessions, track_ids=names[::-1])
+
+    async with sessions() as db:
+        found = (await db.scalars(text("SELECT id FROM tracks ORDER BY id"))).all()
+
+    assert found == sorted(names)
+
+
+# who may create it when
+
+
+@pytest.fixture(params=DATABASES)
+async def empty_url(
+    request: pytest.FixtureRequest, tmp_path: Path, postgresql_server: str
+) -> AsyncIterator[str]:
+    """The URL of a database with nothing in it; on SQLite not even the file is there."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'new.db'}"
+        return
+    name = f"zotify_empty_{uuid.uuid4().hex[:12]}"
+    admin = create_async_engine(postgresql_server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    async with admin.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
+    async with admin.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def empty_engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a database with nothing in it."""
+    engine = database.create_engine(empty_url)
+    yield engine
+    await engine.dispose()
+
+
+async def _use_everything(sessions: Sessions) -> None:
+    async with sessions.begin() as db:
+        job = await crud.create_download_job(db, new_job())
+        assert await crud.get_next_pending_download_job(db) is job
+        await crud.create_or_update_playlist(db, "p", "Focus", ["b", "a", "b"])
+        await crud.create_or_update_spotify_token(db, token_data())
+
+
+def _described(connection: Connection) -> dict[str, Any]:
+    """Return tables, columns, constraints and indexes as the database describes them."""
+    there = inspect(connection)
+    return {
+        table: (
+            [(column["name"], str(column["type"])) for column in there.get_columns(table)],
+            [column["nullable"] for column in there.get_columns(table)],
+            [column["default"] for column in there.get_columns(table)],
+            sorted(
+                (check["name"] or "", check["sqltext"])
+                for check in there.get_check_constraints(table)
+            ),
+            there.get_pk_constraint(table)["constrained_columns"],
+            sorted(str(key["referred_table"]) for key in there.get_foreign_keys(table)),
+            sorted(
+                (str(index["name"]), index["column_names"]) for index in there.get_indexes(table)
+            ),
+        )
+        for table in there.get_table_names()
+    }
+
+
+async def _schema(engine: AsyncEngine) -> dict[str, Any]:
+    async with engine.connect() as connection:
+        return await connection.run_sync(_described)
+
+
+async def test_the_metadata_alone_makes_a_working_schema(empty_url: str) -> None:
+    """An application that has its own way to create tables needs no function of ours."""
+    plain = create_async_engine(empty_url)
+    async with plain.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    await plain.dispose()
+
+    engine = database.create_engine(empty_url)
+    await _use_everything(database.create_session_factory(engine))
+    await engine.dispose()
+
+
+async def test_creating_the_schema_again_changes_and_loses_nothing(
+    empty_engine: AsyncEngine,
+) -> None:
+    """Every start of an application may do it."""
+    sessions = database.create_session_factory(empty_engine)
+    await database.create_schema(empty_engine)
+    await _use_everything(sessions)
+    before, rows = await _schema(empty_engine), await all_rows(sessions)
+
+    await database.create_schema(empty_engine)
+
+    assert set(before) == set(Base.metadata.tables)
+    assert await _schema(empty_engine) == before
+    assert await all_rows(sessions) == rows
+
+
+async def test_several_processes_may_create_the_schema_at_once(empty_url: str) -> None:
+    """Each has its own engine, all start at the same moment, and none fails."""
+    engines = [database.create_engine(empty_url) for _ in range(5)]
+
+    await asyncio.gather(*(database.create_schema(engine) for engine in engines))
+
+    await _use_everything(database.create_session_factory(engines[-1]))
+    for engine in engines:
+        await engine.dispose()
+
+
+async def test_a_dropped_schema_can_be_created_anew(empty_engine: AsyncEngine) -> None:
+    """Dropping leaves nothing behind, and dropping nothing is no error."""
+    sessions = database.create_session_factory(empty_engine)
+    await database.drop_schema(empty_engine)
+    await database.create_schema(empty_engine)
+    before = await _schema(empty_engine)
+    await _use_everything(sessions)
+
+    await database.drop_schema(empty_engine)
+    assert await _schema(empty_engine) == {}
+    await database.drop_schema(empty_engine)
+    await database.create_schema(empty_engine)
+
+    assert await _schema(empty_engine) == before
+    assert not any((await all_rows(sessions)).values())
+
+
+WITHOUT_TABLES: dict[str, dict[str, object]] = {
+    "create_download_job": {"job": new_job()},
+    "get_download_job": {"job_id": "j"},
+    "get_all_download_jobs": {},
+    "list_download_jobs": {"limit": 10},
+    "get_next_pending_download_job": {},
+    "update_download_job_status": {"job": DownloadJob(job_id="j"), "status": "failed"},
+    "retry_failed_download_jobs": {},
+    "get_or_create_track": {"track_id": "t"},
+    "create_or_update_playlist": {"playlist_id": "p", "playlist_name": "n", "track_ids": ["t"]},
+    "get_playlist": {"playlist_id": "p"},
+    "clear_all_playlists_and_tracks": {},
+    "get_spotify_token": {},
+    "create_or_update_spotify_token": {"token_data": token_data()},
+    "delete_spotify_token": {},
+}
+
+
+@pytest.mark.parametrize("coroutine", WITHOUT_TABLES)
+async def test_without_its_tables_a_coroutine_says_that_the_schema_is_missing(
+    sessions: Sessions, coroutine: str
+) -> None:
+    """The first error of a new installation should tell its cure; a retry would not help."""
+    async with sessions() as db:  # a rollback gives the tables back
+        await (await db.connection()).run_sync(Base.metadata.drop_all)
+
+        with pytest.raises(SchemaMismatch, match="create_schema") as caught:
+            await getattr(crud, coroutine)(db, **WITHOUT_TABLES[coroutine])
+
+    assert caught.value.code in {"42P01", "SQLITE_ERROR"}
+    assert not caught.value.retry_safe
+
+
+async def test_without_its_table_a_stream_says_that_the_schema_is_missing(
+    sessions: Sessions,
+) -> None:
+    """When its first job is asked for."""
+    async with sessions() as db:
+        await (await db.connection()).run_sync(Base.metadata.drop_all)
+
+        with pytest.raises(SchemaMismatch):
+            await anext(aiter(crud.stream_download_jobs(db)))

@@ -22,6 +22,11 @@ EXPIRES_AT: Final = dt.datetime(2031, 2, 3, 4, 5, 6, 789012, tzinfo=dt.UTC)
 """When the token of ``token_data`` expires."""
 
 
+def short(value: object) -> str:
+    """Return a name for *value* in the list of tests."""
+    return ascii(value)[:24]
+
+
 def new_job(track_id: str = "t") -> schemas.DownloadJobCreate:
     """Return a download to enqueue."""
     return schemas.DownloadJobCreate(track_id=track_id)
@@ -51,7 +56,7 @@ async def add_job(
         return await crud.update_download_job_status(db, job, status, error, progress)
 
 
-async def add_jobs(
+async def add_jobs(  # noqa: PLR0913 - options, all with a default
     sessions: Sessions,
     count: int,
     *,
@@ -60,7 +65,7 @@ async def add_jobs(
     apart: dt.timedelta = dt.timedelta(seconds=1),
     prefix: str = "job",
 ) -> list[str]:
-    """Commit *count* jobs that were created *apart* from each other; return their ids, oldest first."""
+    """Commit *count* jobs created *apart* from each other; return their ids, oldest first."""
     rows = [
         {
             "job_id": f"{prefix}-{number:05}",

@@ -1,0 +1,223 @@
+"""The demo as a user runs it: in a process of its own, on each database, killed and run again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.cli.programs import (
+    PROGRAM,
+    TIMEOUT,
+    Running,
+    environment,
+    run,
+    run_on_terminal,
+    small_export,
+    start,
+)
+from tests.support.factories import Sessions
+from zotify_async_crud import crud, database
+from zotify_async_crud.demo import SAMPLE_EXPORT
+from zotify_async_crud.importers import Export, read_export
+from zotify_async_crud.schemas import DownloadJobStatus
+
+MANY: Final = 250
+"""Tracks enough to keep the demo busy until a test has stopped it."""
+
+
+async def check_finished(sessions: Sessions, export: Export) -> None:
+    """Check that the database holds all of *export*, and each track was downloaded once."""
+    async with sessions.begin() as db:
+        jobs = await crud.get_all_download_jobs(db)
+        for exported in export.playlists:
+            playlist = await crud.get_playlist(db, exported.id)
+            assert playlist is not None
+            assert playlist.name == exported.name
+            assert [track.id for track in playlist.tracks] == list(exported.track_ids)
+            assert all(track.name == export.track_names[track.id] for track in playlist.tracks)
+    assert Counter(job.track_id for job in jobs) == Counter(export.track_ids)
+    assert {(job.status, job.progress, job.error_message) for job in jobs} == {
+        (DownloadJobStatus.COMPLETED, 1.0, None)
+    }
+
+
+async def check_secrets(sessions: Sessions, output: str) -> None:
+    """Check that a token is stored and *output* shows nothing of it."""
+    async with sessions.begin() as db:
+        token = await crud.get_spotify_token(db)
+    assert token is not None
+    assert token.access_token not in output
+    assert token.refresh_token not in output
+    assert "stand-in-" not in output  # what all of its tokens begin with
+
+
+def rows(output: str) -> dict[str, str]:
+    """Return the rows of the table in *output*."""
+    cells = (line.strip("│").split("│") for line in output.splitlines() if line.startswith("│"))
+    return {label.strip(): value.strip() for label, value in cells}
+
+
+async def wait_for_completed_jobs(engine: AsyncEngine, count: int, process: Running) -> None:
+    """Wait until at least *count* jobs are completed, while *process* works on them."""
+    sessions = database.create_session_factory(database.read_only(engine))
+    deadline = time.monotonic() + 60
+    done = 0
+    while done < count:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        async with sessions.begin() as db:
+            page = await crud.list_download_jobs(
+                db, status=DownloadJobStatus.COMPLETED, limit=count
+            )
+        done = len(page.items)
+        await asyncio.sleep(0.01)
+
+
+async def test_it_runs_the_sample_to_the_end(url: str, sessions: Sessions, tmp_path: Path) -> None:
+    """One command, no set-up, and the counts are those of the export."""
+    export = read_export(SAMPLE_EXPORT)
+    finished = run(tmp_path, "demo", "--database-url", url)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    await check_finished(sessions, export)
+    await check_secrets(sessions, finished.stdout)
+    table = rows(finished.stdout)
+    assert table["Playlists"] == "13"
+    assert table["Tracks"] == table["Jobs completed"] == "600"
+    assert table["Jobs pending"] == table["Jobs in progress"] == table["Jobs failed"] == "0"
+    assert table["Entries skipped (local files, episodes, ...)"] == str(export.skipped)
+    assert table["Downloads in this run"].startswith("600 in ")
+    assert table["Rate"].endswith(" jobs/s")
+
+
+async def test_its_output_to_a_file_is_plain_lines(url: str, tmp_path: Path) -> None:
+    """No control characters, no bars, and it tells where the database is."""
+    export = small_export(tmp_path)
+    finished = run(tmp_path, "demo", "--database-url", url, "--export", str(export))
+    lines = finished.stdout.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert lines[:3] == ["Sync playlists: 1 done", "Enqueue tracks: 12 done", "Download: 12 done"]
+    assert lines[-1].startswith(f"Database: {url.partition('?')[0]}")
+
+
+async def test_another_run_finds_nothing_left_to_do(
+    url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    """It says so, shows the table, and succeeds."""
+    arguments = ("demo", "--database-url", url, "--export", str(small_export(tmp_path)))
+    assert run(tmp_path, *arguments).returncode == 0
+    again = run(tmp_path, *arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "Nothing is left to download: every job is completed" in again.stdout
+    assert rows(again.stdout)["Jobs completed"] == "12"
+    assert "Rate" not in rows(again.stdout)
+    await check_finished(sessions, read_export(tmp_path / "export"))
+
+
+async def test_after_sigkill_another_run_loses_nothing(
+    url: str, engine: AsyncEngine, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Jobs that were in progress go back to the queue, and no track is enqueued again."""
+    export = small_export(tmp_path, MANY)
+    arguments = ("demo", "--database-url", url, "--export", str(export))
+    process = start(tmp_path, *arguments)
+    await wait_for_completed_jobs(engine, 40, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    async with sessions.begin() as db:
+        statuses = Counter(job.status for job in await crud.get_all_download_jobs(db))
+    assert statuses.total() == MANY
+    unfinished = MANY - statuses[DownloadJobStatus.COMPLETED]
+    assert unfinished > 0
+    finished = run(tmp_path, *arguments)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    await check_finished(sessions, read_export(export))
+    await check_secrets(sessions, finished.stdout + (tmp_path / "output").read_text())
+    abandoned = statuses[DownloadJobStatus.IN_PROGRESS]
+    said = f"Jobs left in progress by an earlier run, given back: {abandoned}"
+    assert (said in finished.stdout) == bool(abandoned)
+    assert rows(finished.stdout)["Downloads in this run"].startswith(f"{unfinished} in ")
+
+
+async def test_an_interrupt_stops_it_in_one_line_and_another_run_goes_on(
+    url: str, engine: AsyncEngine, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Ctrl-C exits like every program that obeys it: 130."""
+    export = small_export(tmp_path, MANY)
+    arguments = ("demo", "--database-url", url, "--export", str(export))
+    process = start(tmp_path, *arguments)
+    await wait_for_completed_jobs(engine, 20, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT) == 130
+    *_, last = (tmp_path / "output").read_text().splitlines()
+    assert last == "Interrupted: run the same command again to go on"
+    assert "Traceback" not in (tmp_path / "output").read_text()
+    assert run(tmp_path, *arguments).returncode == 0
+    await check_finished(sessions, read_export(export))
+
+
+def test_a_terminal_shows_bars(tmp_path: Path) -> None:
+    """They move while it works, and stay when it is done. The database is a file right there."""
+    code, drawn = run_on_terminal(tmp_path, "demo", "--export", str(small_export(tmp_path)))
+    assert code == 0
+    assert "\x1b[" in drawn
+    assert "━" in drawn
+    for stage in ("Sync playlists", "Enqueue tracks", "Download"):
+        assert stage in drawn
+    assert "12/12" in drawn
+    assert "Jobs completed" in drawn
+    assert "Database: sqlite+aiosqlite:///zotify-demo.db" in drawn
+    assert (tmp_path / "zotify-demo.db").exists()
+    assert "stand-in-" not in drawn
+
+
+def test_a_terminal_without_cursor_gets_plain_lines(tmp_path: Path) -> None:
+    """There, bars would leave a trail."""
+    code, drawn = run_on_terminal(
+        tmp_path, "demo", "--export", str(small_export(tmp_path)), TERM="dumb"
+    )
+    assert code == 0
+    assert "\x1b[2K" not in drawn
+    assert "Download: 12 done" in drawn
+
+
+def test_the_environment_names_the_database(tmp_path: Path) -> None:
+    """An option goes before it."""
+    arguments = ("demo", "--export", str(small_export(tmp_path)))
+    assert run(tmp_path, *arguments, ZOTIFY_DATABASE_URL="sqlite:///mine.db").returncode == 0
+    assert (tmp_path / "mine.db").exists()
+    assert not (tmp_path / "zotify-demo.db").exists()
+
+
+def test_a_database_in_memory_is_enough(tmp_path: Path) -> None:
+    """Nothing is left of it, and nothing is written to the folder."""
+    arguments = ("demo", "--database-url", "sqlite://", "--export", str(small_export(tmp_path)))
+    finished = run(tmp_path, *arguments)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert rows(finished.stdout)["Jobs completed"] == "12"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
+    """``| head -1`` closes the pipe while lines are still to come."""
+    process = subprocess.Popen(
+        [*PROGRAM, "demo", "--export", str(small_export(tmp_path))],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Sync playlists: 1 done\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(TIMEOUT) == 1

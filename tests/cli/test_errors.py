@@ -1,0 +1,150 @@
+"""What the command line says when something is wrong: one line, and an exit code to rely on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.cli.programs import environment, run
+
+FAILURE, USAGE = 1, 2
+
+NOBODY_LISTENS = "postgresql+asyncpg://127.0.0.1:1/zotify"
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Write a file and return its path."""
+    path.write_bytes(content)
+    return path
+
+
+def complaint(folder: Path, *arguments: str, code: int) -> str:
+    """Run the program, which must fail with *code*, and return the one line that it says."""
+    finished = run(folder, *arguments)
+    assert finished.returncode == code
+    assert finished.stdout == ""
+    assert "Traceback" not in finished.stderr
+    [line] = finished.stderr.splitlines()
+    program, _, message = line.partition(": ")
+    assert program == "zotify-async-crud"
+    return message
+
+
+def test_a_wrong_path_is_named(tmp_path: Path) -> None:
+    """Nothing is created on the way."""
+    path = tmp_path / "nowhere"
+    message = complaint(tmp_path, "demo", "--export", str(path), code=FAILURE)
+    assert message == f"{path}: No such file or directory"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    """Line breaks and escapes in it are shown, not sent."""
+    message = complaint(tmp_path, "demo", "--export", "no\nwhere\x1b[31m", code=FAILURE)
+    assert message == r"no\nwhere\x1b[31m: No such file or directory"
+
+
+def test_a_folder_without_an_export_is_told(tmp_path: Path) -> None:
+    """The message says which files are looked for."""
+    message = complaint(tmp_path, "demo", "--export", str(tmp_path), code=FAILURE)
+    assert "neither Playlist1.json nor YourLibrary.json" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b'{"playlists": [', "line 1 column 15"),
+        (b'{"playlists": [{"name": "Mix", "items": 3}]}', "playlists[0].items"),
+        (b"\xff\xfe{}", "byte 0 is not UTF-8"),
+    ],
+)
+def test_a_malformed_export_is_told_with_its_place(
+    tmp_path: Path, content: bytes, place: str
+) -> None:
+    """The file's path stands first."""
+    path = write(tmp_path / "Playlist1.json", content)
+    message = complaint(tmp_path, "demo", "--export", str(path), code=FAILURE)
+    assert message.startswith(f"{path}: ")
+    assert place in message
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (NOBODY_LISTENS, "the database is unavailable: "),
+        (f"{NOBODY_LISTENS}?password=s3cret", "the database is unavailable: "),
+        ("sqlite:///no/such/folder/zotify.db", "the database refuses access: unable to open"),
+        ("sqlite:///notes.txt", "the database refuses access: file is not a database"),
+        ("mysql://user:s3cret@host/zotify", "'mysql' is not supported: use postgresql+asyncpg:// "),
+        ("zotify.db", "url: Input should be a database URL"),
+        ("", "url: Input should be a database URL"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told(tmp_path: Path, url: str, said: str) -> None:
+    """At once, and without the password."""
+    write(tmp_path / "notes.txt", b"These are notes, and not a database at all. " * 100)
+    message = complaint(tmp_path, "demo", "--database-url", url, code=FAILURE)
+    assert message.startswith(said)
+    assert "s3cret" not in message
+
+
+def test_a_database_that_does_not_exist_is_told(tmp_path: Path, postgresql_server: str) -> None:
+    """The server answers, and has no such database."""
+    url = make_url(postgresql_server).set(database="no_such_database")
+    text = url.render_as_string(hide_password=False)
+    message = complaint(tmp_path, "demo", "--database-url", text, code=FAILURE)
+    assert message.startswith("the database refuses access: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("demo", "--workers", "0"),
+        ("demo", "--workers", "101"),
+        ("demo", "--workers", "many"),
+        ("demo", "--workers"),
+        ("demo", "--no-such-option"),
+        ("demo", "stray"),
+        ("no-such-command",),
+    ],
+)
+def test_wrong_options_are_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Their exit code is another than that of a failure."""
+    assert complaint(tmp_path, *arguments, code=USAGE)
+    assert not list(tmp_path.iterdir())
+
+
+def run_without(module: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as if *module* were not installed."""
+    program = (
+        f"import runpy, sys; sys.modules[{module!r}] = None;"
+        " runpy.run_module('zotify_async_crud', run_name='__main__')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, "--version"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", ["cyclopts", "rich"])
+def test_a_missing_extra_is_told_with_the_command_that_installs_it(module: str) -> None:
+    """The package itself needs neither."""
+    finished = run_without(module)
+    assert (finished.returncode, finished.stdout) == (FAILURE, "")
+    assert finished.stderr.count("\n") == 1
+    assert "pip install 'zotify-async-crud[cli]'" in finished.stderr
+
+
+def test_another_missing_module_is_not_taken_for_the_extra() -> None:
+    """A broken installation must not send its user to the wrong place."""
+    finished = run_without("zotify_async_crud.importers")
+    assert finished.returncode == FAILURE
+    assert "ModuleNotFoundError" in finished.stderr
+    assert "zotify-async-crud[cli]" not in finished.stderr

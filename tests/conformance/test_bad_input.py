@@ -1,0 +1,375 @@
+"""Bad input: refused before any SQL, on both databases alike, by an error that names the field."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import pydantic
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from tests.support.factories import (
+    EXPIRES_AT,
+    Sessions,
+    add_some_of_everything,
+    all_rows,
+    ids,
+    short,
+    statements_sent,
+    token_data,
+)
+from zotify_async_crud import crud, schemas
+from zotify_async_crud.errors import InvalidValue
+from zotify_async_crud.models import DownloadJob, Playlist, Track
+
+
+class Bad(NamedTuple):
+    """One bad value for one argument; the error names *field*, or the argument."""
+
+    coroutine: str
+    argument: str
+    value: object
+    field: str = ""
+
+
+GOOD: Final[dict[str, dict[str, object]]] = {
+    "create_download_job": {"job": schemas.DownloadJobCreate(track_id="t")},
+    "get_download_job": {"job_id": "j"},
+    "get_all_download_jobs": {},
+    "list_download_jobs": {"limit": 10},
+    "stream_download_jobs": {},
+    "get_next_pending_download_job": {},
+    "update_download_job_status": {"job": DownloadJob(job_id="j"), "status": "failed"},
+    "retry_failed_download_jobs": {},
+    "get_or_create_track": {"track_id": "t"},
+    "create_or_update_playlist": {"playlist_id": "p", "playlist_name": "n", "track_ids": ["t"]},
+    "get_playlist": {"playlist_id": "p"},
+    "clear_all_playlists_and_tracks": {},
+    "get_spotify_token": {},
+    "create_or_update_spotify_token": {"token_data": token_data()},
+    "delete_spotify_token": {},
+}
+"""Every coroutine, with arguments that it takes."""
+
+
+def _cursor(position: str) -> str:
+    """Return a cursor as a page writes it, of a position that no page wrote."""
+    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
+
+
+def _built(**fields: object) -> schemas.DownloadJobCreate:
+    """Return a job to create that pydantic has not looked at."""
+    return schemas.DownloadJobCreate.model_construct(**fields)  # type: ignore[arg-type]
+
+
+def _zone(hours: int) -> dt.timezone:
+    return dt.timezone(dt.timedelta(hours=hours))
+
+
+NO_STRINGS: Final = (None, 5, 5.5, True, b"canary", ["canary"], object())
+NO_TEXT: Final = ("nul\0canary", "\0", "lone\ud800canary", "\udfff")
+NO_IDS: Final = (*NO_STRINGS, "", "x" * 256, "💾" * 256, *NO_TEXT)
+NO_NAMES: Final = (*NO_STRINGS, "n" * 1_001, *NO_TEXT)
+NO_ERRORS: Final = (*NO_STRINGS[1:], "e" * 65_537, *NO_TEXT)
+NO_TOKENS: Final = (*NO_STRINGS[1:], "", "k" * 16_385, *NO_TEXT)
+NO_STATUS: Final = (
+    5,
+    True,
+    "",
+    "paused",
+    "PENDING",
+    " pending",
+    "pending\0",
+    b"pending",
+    ["canary"],
+)
+NO_PROGRESS: Final = (
+    *(-0.1, 1.1, -1, 2, 10**400, math.nan, math.inf, -math.inf, math.nextafter(1, 2), -5e-324),
+    *(True, False, "0.5", b"0.5", [0.5], 1j),
+)
+NO_MOMENT: Final = (
+    *(None, 1_900_000_000, 1.9e9, "2031-02-03T04:05:06Z", dt.date(2031, 2, 3), dt.time(4, 5)),
+    EXPIRES_AT.replace(tzinfo=None),
+    dt.datetime.max.replace(tzinfo=_zone(-1)),
+    dt.datetime.min.replace(tzinfo=_zone(1)),
+)
+NO_LIMIT: Final = (
+    None,
+    0,
+    -1,
+    1_001,
+    2**63,
+    10**30,
+    2.0,
+    2.5,
+    True,
+    False,
+    "5",
+    b"5",
+    math.nan,
+    [5],
+)
+NO_CURSORS: Final = (
+    *(5, True, b"YQ", ["YQ"], "", " ", "next", "ä", "\0", "\ud800", "a" * 10_000, "====", "YQ=="),
+    _cursor("2031-02-03T04:05:06 key"),  # naive
+    _cursor("2031-02-03T04:05:06+05:00 key"),  # not as it is written
+    _cursor("9999-12-31T23:59:59-05:00 key"),  # out of range in UTC
+    _cursor("0001-01-01T00:00:00+05:00 key"),
+    _cursor("2031-13-03T04:05:06+00:00 key"),
+    _cursor("2031-02-03T04:05:06+00:00"),  # no id
+    _cursor("key"),
+    _cursor("2031-02-03T04:05:06+00:00 nul\0canary"),
+    _cursor("2031-02-03T04:05:06+00:00 key") + "=",
+    _cursor("2031-02-03T04:05:06+00:00 key") + "\n",
+)
+NO_LISTS: Final = (None, 5, "canary", b"canary", {"a", "b"}, {"a": 1}, frozenset("a"), iter("ab"))
+
+BAD: Final[list[Bad]] = [
+    *(
+        Bad("create_download_job", "job", value)
+        for value in (None, "t", {"track_id": "t"}, DownloadJob(track_id="t"), object())
+    ),
+    *(Bad("create_download_job", "job", _built(track_id=value), "track_id") for value in NO_IDS),
+    Bad("create_download_job", "job", _built(), "track_id"),
+    *(Bad("get_download_job", "job_id", value) for value in NO_STRINGS),
+    *(Bad("get_playlist", "playlist_id", value) for value in NO_STRINGS),
+    *(
+        Bad("update_download_job_status", "job", value)
+        for value in (None, "j", {"job_id": "j"}, DownloadJob(), Track(id="t"), object())
+    ),
+    *(
+        Bad("update_download_job_status", "job", DownloadJob(job_id=value))
+        for value in (5, "", "x" * 256, *NO_TEXT)
+    ),
+    Bad("update_download_job_status", "status", None),
+    *(Bad("update_download_job_status", "status", value) for value in NO_STATUS),
+    *(Bad("update_download_job_status", "error", value) for value in NO_ERRORS),
+    *(Bad("update_download_job_status", "progress", value) for value in NO_PROGRESS),
+    *(Bad("list_download_jobs", "status", value) for value in NO_STATUS),
+    *(Bad("stream_download_jobs", "status", value) for value in NO_STATUS),
+    *(Bad("list_download_jobs", "limit", value) for value in NO_LIMIT),
+    *(Bad("list_download_jobs", "after", value) for value in NO_CURSORS),
+    *(Bad("get_or_create_track", "track_id", value) for value in NO_IDS),
+    *(Bad("get_or_create_track", "track_name", value) for value in NO_NAMES[1:]),
+    *(Bad("create_or_update_playlist", "playlist_id", value) for value in NO_IDS),
+    *(Bad("create_or_update_playlist", "playlist_name", value) for value in NO_NAMES),
+    *(Bad("create_or_update_playlist", "track_ids", value) for value in NO_LISTS),
+    *(
+        Bad("create_or_update_playlist", "track_ids", ["a", "b", "a", value, "c"], "track_ids[3]")
+        for value in NO_IDS
+    ),
+    *(
+        Bad("create_or_update_spotify_token", "token_data", value)
+        for value in (None, 5, "canary", [("access_token", "canary")], object())
+    ),
+    *(
+        Bad(
+            "create_or_update_spotify_token",
+            "token_data",
+            {name: value for name, value in token_data().items() if name != missing},
+            missing,
+        )
+        for missing in ("access_token", "expires_at")
+    ),
+    Bad("create_or_update_spotify_token", "token_data", {}, "access_token"),
+    *(
+        Bad("create_or_update_spotify_token", "token_data", token_data(**{name: value}), name)
+        for name, values in {
+            "access_token": (None, *NO_TOKENS),
+            "refresh_token": NO_TOKENS,
+            "expires_at": NO_MOMENT,
+        }.items()
+        for value in values
+    ),
+]
+
+
+async def _call(coroutine: str, db: object, arguments: Mapping[str, object]) -> None:
+    called: Any = getattr(crud, coroutine)(db, **arguments)
+    if inspect.isasyncgen(called):
+        async for _ in called:
+            pass
+    else:
+        await called
+
+
+def _leaves(value: object) -> list[object]:
+    """Return what is in *value*, however deep."""
+    if isinstance(value, Mapping):
+        return [leaf for each in value.values() for leaf in _leaves(each)]
+    if isinstance(value, list | set | frozenset | tuple):
+        return [leaf for each in value for leaf in _leaves(each)]
+    if isinstance(value, schemas.DownloadJobCreate | DownloadJob):
+        return _leaves({name: each for name, each in vars(value).items() if name[0] != "_"})
+    return [value]
+
+
+def _shown(value: object, message: str) -> list[object]:
+    """Return the parts of *value* that *message* shows; one letter is in every message."""
+    return [
+        leaf
+        for leaf in _leaves(value)
+        if repr(leaf) in message or (len(str(leaf)) > 1 and str(leaf) in message)
+    ]
+
+
+async def _problem(db: object, bad: Bad) -> str | None:
+    """Return what is wrong with how *bad* is refused, or None."""
+    arguments = {**GOOD[bad.coroutine], bad.argument: bad.value}
+    try:
+        await _call(bad.coroutine, arguments.pop("db", db), arguments)
+    except InvalidValue as error:
+        if error.field != (bad.field or bad.argument):
+            return f"names {error.field!r}"
+        if _shown(bad.value, str(error)) or not str(error).startswith(f"{error.field}: "):
+            return f"says {str(error)!r}"
+        if (error.__cause__, error.__context__) != (None, None):
+            return f"is chained to {error.__cause__!r}, {error.__context__!r}"
+        return None
+    except Exception as error:  # noqa: BLE001 - whatever else it is, it is reported
+        return f"raises {type(error).__name__}"
+    return "is accepted"
+
+
+def test_the_table_is_about_every_argument() -> None:
+    """A new argument must come with its bad values."""
+    tried = {(bad.coroutine, bad.argument) for bad in BAD}
+    arguments = {
+        (coroutine, name)
+        for coroutine in GOOD
+        for name in inspect.signature(getattr(crud, coroutine)).parameters
+        if name != "db"
+    }
+
+    assert arguments == tried
+    assert set(GOOD) == {name for name in crud.__all__ if name != "Page"}
+
+
+@pytest.mark.parametrize(
+    ("coroutine", "argument"), sorted({(bad.coroutine, bad.argument) for bad in BAD})
+)
+async def test_a_bad_value_is_refused_by_name_before_any_statement(
+    engine: AsyncEngine, sessions: Sessions, coroutine: str, argument: str
+) -> None:
+    """The error hides the value in message and chain, and every table stays as it was."""
+    await add_some_of_everything(sessions)
+    before = await all_rows(sessions)
+
+    problems: dict[str, str] = {}
+    with statements_sent(engine) as sent:
+        for bad in (bad for bad in BAD if bad[:2] == (coroutine, argument)):
+            async with sessions.begin() as db:
+                problem = await _problem(db, bad)
+            if problem or sent:
+                problems[f"{short(_leaves(bad.value))} {bad.field}"] = problem or f"sent {sent}"
+            sent.clear()
+
+    assert problems == {}
+    assert await all_rows(sessions) == before
+    assert all(before.values())
+
+
+@pytest.mark.parametrize("coroutine", GOOD)
+async def test_what_is_no_async_session_is_refused(coroutine: str) -> None:
+    """A forgotten session or a synchronous one is a slip that a clear error should name."""
+    values: list[object] = [None, Session(), "sqlite://", AsyncSession, object()]
+
+    problems = {
+        short(value): problem
+        for value in values
+        if (problem := await _problem(value, Bad(coroutine, "db", value)))
+    }
+
+    assert problems == {}
+
+
+@pytest.mark.parametrize("track_id", NO_IDS, ids=short)
+def test_a_job_to_create_refuses_a_bad_track_id_itself(track_id: Any) -> None:
+    """A web handler that takes the schema answers 422 before it has a session."""
+    with pytest.raises(pydantic.ValidationError):
+        schemas.DownloadJobCreate(track_id=track_id)
+
+
+def test_a_job_to_create_refuses_what_it_does_not_know_and_stays_as_it_is() -> None:
+    """A misspelt field must not be lost in silence."""
+    with pytest.raises(pydantic.ValidationError):
+        schemas.DownloadJobCreate(track_id="t", priority=1)  # type: ignore[call-arg]
+    job = schemas.DownloadJobCreate(track_id="t")
+    with pytest.raises(pydantic.ValidationError):
+        job.track_id = ""
+
+
+@pytest.mark.parametrize("character", ["x", "ä", "💾"])
+async def test_the_longest_values_fit(sessions: Sessions, character: str) -> None:
+    """Limits count characters, on both databases, whatever their size in bytes."""
+    key, name = character * schemas.ID_MAX_LENGTH, character * schemas.NAME_MAX_LENGTH
+    error = character * schemas.ERROR_MAX_LENGTH
+    secret = character * schemas.TOKEN_MAX_LENGTH
+
+    async with sessions.begin() as db:
+        job = await crud.create_download_job(db, schemas.DownloadJobCreate(track_id=key))
+        await crud.update_download_job_status(db, job, schemas.DownloadJobStatus.FAILED, error)
+        await crud.get_or_create_track(db, key, name)
+        await crud.create_or_update_playlist(db, key, name, [key])
+        await crud.create_or_update_spotify_token(
+            db, token_data(access_token=secret, refresh_token=secret)
+        )
+
+    rows = await all_rows(sessions)
+    assert rows["download_jobs"][0][1] == key
+    assert rows["download_jobs"][0][5] == error
+    assert rows["tracks"] == [(key, name, None, None)]
+    assert rows["playlists"] == [(key, name)]
+    assert rows["playlist_tracks"] == [(key, 0, key)]
+    assert rows["spotify_tokens"][0][1:3] == (secret, secret)
+
+
+ANY_TEXT: Final = st.text(st.characters(exclude_categories=()), max_size=300)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    # the database is the same for all examples, and each is rolled back
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(text=ANY_TEXT)
+@example(text="")
+@example(text="x" * 255)
+@example(text="x" * 256)
+@example(text="a\0")
+@example(text="\ud83d\udcbe")  # two surrogates are no character, though UTF-16 has it so
+@example(text=" a ")
+@example(text="a\u0308")
+@example(text="\ufeff\uffff")
+async def test_any_text_is_an_id_that_comes_back_as_it_was_or_is_refused(
+    sessions: Sessions, text: str
+) -> None:
+    """Refused exactly if it is empty, too long, or holds what PostgreSQL cannot store."""
+    encodable = text.encode(errors="replace").decode() == text
+    valid = 0 < len(text) <= schemas.ID_MAX_LENGTH and "\0" not in text and encodable
+
+    refused = ""
+    async with sessions() as db:
+        try:
+            track = await crud.get_or_create_track(db, text)
+            playlist = await crud.create_or_update_playlist(db, text, "", [text, text])
+        except InvalidValue as error:
+            refused = error.field
+        if refused:
+            assert (valid, refused) == (False, "track_id")
+            return
+        assert valid
+        assert (track.id, playlist.id, ids(playlist)) == (text, text, [text, text])
+        db.expunge_all()
+        assert (await db.get_one(Track, text)).id == text
+        assert ids(await db.get_one(Playlist, text)) == [text, text]
+        assert await crud.get_playlist(db, text) is not None

@@ -1,0 +1,355 @@
+"""Engines and sessions: what ``create_engine`` sets up, what wins over it, and what it refuses."""
+
+from __future__ import annotations
+
+import stat
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import insert, make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from tests.support.factories import Sessions, add_job, add_jobs, all_rows, new_job, stored_job
+from tests.support.faults import (
+    only_postgresql,
+    only_sqlite,
+    writer_of,
+)
+from zotify_async_crud import crud, database
+from zotify_async_crud.errors import (
+    DatabaseUnavailable,
+    InvalidValue,
+    TransactionConflict,
+    UnsupportedDatabase,
+)
+from zotify_async_crud.models import Base, Track
+from zotify_async_crud.schemas import DownloadJobStatus
+
+OWNER_ONLY: Final = 0o600
+
+
+async def ask(engine: AsyncEngine, question: str) -> Any:
+    """Return the one value that *question*, in SQL, is answered with."""
+    async with engine.connect() as connection:
+        return (await connection.execute(text(question))).scalar_one()
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("journal_mode", "wal"), ("foreign_keys", 1), ("busy_timeout", 30_000)],
+)
+async def test_sqlite_is_set_up_for_many_readers_and_a_patient_writer(
+    engine: AsyncEngine, setting: str, value: object
+) -> None:
+    """Each connection has the write-ahead log, foreign keys and 30 s of patience."""
+    assert await ask(engine, f"PRAGMA {setting}") == value
+
+
+@only_postgresql
+@pytest.mark.parametrize(
+    ("setting", "value"), [("timezone", "UTC"), ("application_name", "zotify_async_crud")]
+)
+async def test_postgresql_is_set_up_for_utc_and_to_be_recognised(
+    engine: AsyncEngine, setting: str, value: object
+) -> None:
+    """A server of another time zone makes no difference, and an administrator sees who is there."""
+    assert await ask(engine, f"SHOW {setting}") == value
+
+
+@only_postgresql
+async def test_settings_of_the_callers_win_and_the_others_stay(url: str) -> None:
+    """An option replaces its own default and no other, also within ``server_settings``."""
+    engine = database.create_engine(
+        url,
+        pool_size=3,
+        pool_pre_ping=False,
+        connect_args={"server_settings": {"application_name": "mine"}},
+    )
+    assert await ask(engine, "SHOW application_name") == "mine"
+    assert await ask(engine, "SHOW timezone") == "UTC"
+    assert engine.pool.size() == 3  # type: ignore[attr-defined]
+    assert not engine.pool._pre_ping  # noqa: SLF001 - nothing public tells
+    await engine.dispose()
+
+
+@only_sqlite
+async def test_a_busy_timeout_of_the_callers_wins_and_the_rest_stays(url: str) -> None:
+    """An option replaces its own default and no other."""
+    engine = database.create_engine(url, connect_args={"timeout": 0.5}, poolclass=NullPool)
+    assert await ask(engine, "PRAGMA busy_timeout") == 500
+    assert await ask(engine, "PRAGMA foreign_keys") == 1
+    assert isinstance(engine.pool, NullPool)
+    await engine.dispose()
+
+
+@only_postgresql
+async def test_a_statement_that_waits_longer_than_the_timeout_is_given_up(
+    url: str, sessions: Sessions
+) -> None:
+    """The coroutine ends with an error that allows another try, and the engine goes on working."""
+    job = await add_job(sessions)
+    engine = database.create_engine(url, connect_args={"command_timeout": 0.2})
+    hasty = database.create_session_factory(engine)
+    async with sessions.begin() as holder:
+        await crud.update_download_job_status(holder, job, DownloadJobStatus.IN_PROGRESS)
+        with pytest.raises(DatabaseUnavailable) as given_up:
+            async with hasty.begin() as db:
+                await crud.update_download_job_status(db, job, DownloadJobStatus.FAILED)
+    assert given_up.value.retry_safe
+    async with hasty.begin() as db:
+        await crud.update_download_job_status(db, job, DownloadJobStatus.FAILED)
+    assert (await stored_job(sessions, job.job_id)).status is DownloadJobStatus.FAILED
+    await engine.dispose()
+
+
+async def test_a_new_file_and_its_companions_are_their_owners_only(tmp_path: Path) -> None:
+    """The token is in there; the mode does not depend on the process's mask."""
+    path = tmp_path / "new.db"
+    engine = database.create_engine(f"sqlite:///{path}")
+    await database.create_schema(engine)
+    async with database.create_session_factory(engine).begin() as db:
+        await crud.create_download_job(db, new_job())
+        modes = {file.name: mode_of(file) for file in tmp_path.iterdir()}
+    await engine.dispose()
+    assert modes == dict.fromkeys(["new.db", "new.db-wal", "new.db-shm"], OWNER_ONLY)
+
+
+async def test_the_mode_of_a_file_that_exists_is_kept(tmp_path: Path) -> None:
+    """Whoever shares the file with a group has decided so."""
+    path = tmp_path / "shared.db"
+    path.touch()
+    path.chmod(0o660)
+    engine = database.create_engine(f"sqlite:///{path}")
+    await database.create_schema(engine)
+    await engine.dispose()
+    assert mode_of(path) == 0o660
+
+
+async def test_a_relative_path_is_one_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in every other use of SQLite."""
+    monkeypatch.chdir(tmp_path)
+    engine = database.create_engine("sqlite:///here.db")
+    await database.create_schema(engine)
+    await engine.dispose()
+    assert mode_of(tmp_path / "here.db") == OWNER_ONLY
+
+
+@pytest.mark.parametrize(
+    ("url", "drivername"),
+    [
+        ("postgres://u@h/d", "postgresql+asyncpg"),
+        ("postgresql://u@h/d", "postgresql+asyncpg"),
+        ("postgresql+asyncpg://u@h/d", "postgresql+asyncpg"),
+        ("sqlite://", "sqlite+aiosqlite"),
+        ("sqlite:///f.db", "sqlite+aiosqlite"),
+        ("sqlite+aiosqlite:///f.db", "sqlite+aiosqlite"),
+    ],
+)
+@pytest.mark.parametrize("read", [str, make_url])
+async def test_a_url_without_a_driver_gets_the_supported_one(
+    url: str, drivername: str, read: Any
+) -> None:
+    """Also in the spelling of hosting providers, and also when it is a URL already."""
+    engine = database.create_engine(read(url))
+    assert engine.url.drivername == drivername
+    assert engine.url.database == make_url(url).database
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("mysql://u:hunter2@h/d", "mysql"),
+        ("postgresql+psycopg://u:hunter2@h/d", "postgresql+psycopg"),
+        ("oracle://u:hunter2@h/d", "oracle"),
+        ("sqlite+pysqlite:///f.db", "sqlite+pysqlite"),
+    ],
+)
+def test_a_database_or_driver_that_was_never_tested_is_refused(url: str, name: str) -> None:
+    """Nobody guesses how it locks."""
+    with pytest.raises(UnsupportedDatabase) as refused:
+        database.create_engine(url)
+    assert refused.value.name == name
+    assert "hunter2" not in everything_about(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "zotify.db",
+        "postgresql//u:hunter2@h/d",
+        "postgresql://u:hunter2@h:port/d",
+        "postgresql://u:with@sign:hunter2@h/d",
+        "://u:hunter2@h/d",
+        None,
+        7,
+    ],
+)
+def test_what_is_no_url_is_refused_without_showing_its_password(url: Any) -> None:
+    """Neither the message nor anything in the chain tells it."""
+    with pytest.raises(InvalidValue) as refused:
+        database.create_engine(url)
+    assert refused.value.field == "url"
+    assert "hunter2" not in everything_about(refused.value)
+
+
+@only_postgresql
+async def test_behind_pgbouncer_nothing_prepared_is_used_again(url: str) -> None:
+    """Neither cache keeps a statement, and no name is used twice; the engine works as any other."""
+    engine = database.create_engine(url, pgbouncer=True)
+    sessions = database.create_session_factory(engine)
+    for _ in range(3):
+        async with sessions.begin() as db:
+            await crud.create_download_job(db, new_job())
+            names = await db.scalars(text("SELECT name FROM pg_prepared_statements"))
+            prepared = names.all()
+            assert len(prepared) <= 1  # this very statement
+            assert all(name.startswith("__asyncpg_") and len(name) > 40 for name in prepared)
+    await engine.dispose()
+
+
+@only_postgresql
+async def test_without_pgbouncer_prepared_statements_are_kept(engine: AsyncEngine) -> None:
+    """The control of the test before."""
+    async with database.create_session_factory(engine).begin() as db:
+        await crud.create_download_job(db, new_job())
+        names = await db.scalars(text("SELECT name FROM pg_prepared_statements"))
+        assert len(names.all()) > 1
+
+
+async def test_sessions_keep_what_they_loaded_after_a_commit(sessions: Sessions) -> None:
+    """Reading an attribute after the block sends no SQL, which asyncio could not do there."""
+    async with sessions.begin() as db:
+        job = await crud.create_download_job(db, new_job("kept"))
+    assert job.track_id == "kept"
+
+
+@only_sqlite
+async def test_readers_of_a_read_only_engine_do_not_wait_for_a_writer(
+    url: str, sessions: Sessions
+) -> None:
+    """They see what was committed before, while the others wait."""
+    await add_jobs(sessions, 1)
+    impatient = database.create_engine(url, connect_args={"timeout": 0})
+    readers = database.create_session_factory(database.read_only(impatient))
+    writers = database.create_session_factory(impatient)
+    with writer_of(url) as writer:
+        writer.execute("DELETE FROM download_jobs")
+        async with readers.begin() as db:
+            assert len(await crud.get_all_download_jobs(db)) == 1
+        with pytest.raises(TransactionConflict):  # the control
+            async with writers.begin() as db:
+                await crud.get_all_download_jobs(db)
+        writer.execute("COMMIT")
+    async with readers.begin() as db:
+        assert await crud.get_all_download_jobs(db) == []
+    await impatient.dispose()
+
+
+@only_sqlite
+async def test_readers_of_a_read_only_engine_keep_no_writer_waiting(
+    url: str, engine: AsyncEngine
+) -> None:
+    """A writer commits while they read, and what they see stays as it was."""
+    readers = database.create_session_factory(database.read_only(engine))
+    async with readers.begin() as db:
+        assert await crud.get_all_download_jobs(db) == []
+        with writer_of(url) as writer:
+            writer.execute("INSERT INTO download_jobs (job_id, track_id) VALUES ('j', 't')")
+            writer.execute("COMMIT")
+        assert await crud.get_all_download_jobs(db) == []
+
+
+async def test_a_read_only_engine_shares_the_pool(engine: AsyncEngine) -> None:
+    """It costs no connections of its own."""
+    assert database.read_only(engine).pool is engine.pool
+
+
+async def test_a_connection_used_with_autocommit_is_transactional_again(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """What one use of a pooled connection set is not there in the next one."""
+    async with engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(insert(Track).values(id="committed"))
+        await autocommit.rollback()
+    before = await all_rows(sessions)
+    assert len(before["tracks"]) == 1
+    async with sessions() as db:
+        await crud.get_or_create_track(db, "rolled back")
+        await crud.get_next_pending_download_job(db)  # which would refuse to commit each statement
+        await db.rollback()
+    assert await all_rows(sessions) == before
+
+
+async def test_a_savepoint_that_is_rolled_back_takes_only_its_own_part(sessions: Sessions) -> None:
+    """What was done before it stays, in the session and in the database."""
+    async with sessions.begin() as db:
+        kept = await crud.create_download_job(db, new_job("kept"))
+        savepoint = await db.begin_nested()
+        await crud.create_download_job(db, new_job("dropped"))
+        await crud.create_or_update_playlist(db, "p", "n", ["a"])
+        await savepoint.rollback()
+        async with db.begin_nested():
+            await crud.update_download_job_status(db, kept, DownloadJobStatus.FAILED, "why")
+    async with sessions() as db:
+        (job,) = await crud.get_all_download_jobs(db)
+        assert (job.track_id, job.status) == ("kept", DownloadJobStatus.FAILED)
+        assert await crud.get_playlist(db, "p") is None
+
+
+async def test_a_pickup_inside_a_savepoint_that_is_rolled_back_gives_the_job_back(
+    sessions: Sessions,
+) -> None:
+    """The same transaction can pick it up again."""
+    (queued,) = await add_jobs(sessions, 1)
+    async with sessions.begin() as db:
+        savepoint = await db.begin_nested()
+        job = await crud.get_next_pending_download_job(db)
+        assert job is not None
+        await crud.update_download_job_status(db, job, DownloadJobStatus.IN_PROGRESS)
+        await savepoint.rollback()
+        again = await crud.get_next_pending_download_job(db)
+        assert again is not None
+        assert (again.job_id, again.status) == (queued, DownloadJobStatus.PENDING)
+
+
+async def test_savepoints_work_on_an_engine_of_the_callers(plain_sessions: Sessions) -> None:
+    """As far as the driver lets them: inside a transaction that has written."""
+    async with plain_sessions.begin() as db:
+        await crud.create_download_job(db, new_job("kept"))
+        savepoint = await db.begin_nested()
+        await crud.create_download_job(db, new_job("dropped"))
+        await savepoint.rollback()
+    async with plain_sessions() as db:
+        assert [job.track_id for job in await crud.get_all_download_jobs(db)] == ["kept"]
+
+
+async def test_the_schema_can_be_created_by_metadata_alone(url: str) -> None:
+    """``Base.metadata.create_all`` on an engine of the caller's makes what the library needs."""
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.drop_all)
+        await connection.run_sync(Base.metadata.create_all)
+    sessions = database.create_session_factory(engine)
+    async with sessions.begin() as db:
+        await crud.create_or_update_playlist(db, "p", "n", ["a", "a"])
+        await crud.create_download_job(db, new_job())
+    await engine.dispose()
+
+
+def mode_of(path: Path) -> int:
+    """Return the permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def everything_about(error: BaseException) -> str:
+    """Return the error, its chain and its traceback as a logger writes them."""
+    return "".join(traceback.format_exception(error)) + repr(error)

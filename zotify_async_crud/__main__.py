@@ -1,0 +1,27 @@
+"""The entry point of the command line, which tells how to install what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+_EXTRA = frozenset({"cyclopts", "rich"})
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        from zotify_async_crud import cli  # noqa: PLC0415 - what it needs may be missing
+
+        sys.exit(cli.main())
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.exit("The command line needs an extra: pip install 'zotify-async-crud[cli]'")
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted: run the same command again to go on\n")
+        sys.exit(_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The command line: options in, exit codes and lines out, and how a run of the demo looks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from zotify_async_crud import demo
+from zotify_async_crud.demo import Reporter, Stage, Summary
+from zotify_async_crud.errors import ZotifyCrudError
+
+PROGRAM: Final = "zotify-async-crud"
+
+SUCCESS, FAILURE, USAGE = 0, 1, 2
+"""Exit codes: all is done; it is not, and a line on stderr says why; the options are wrong."""
+
+
+def _version() -> str:
+    return metadata.version(PROGRAM)
+
+
+app = App(
+    name=PROGRAM,
+    help="The data layer of the Zotify API: playlists, a queue of downloads and a token.",
+    version=_version,
+    suppress_keyboard_interrupt=False,  # it goes to __main__, which has more to say
+)
+
+_EXPORT: Final = Parameter(
+    help="A Spotify account-data export: its folder, or one file of it, such as Playlist1.json or"
+    " YourLibrary.json. Without it, a sample of an invented account.",
+    show_default=False,
+)
+_DATABASE_URL: Final = Parameter(
+    help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; missing tables are created.",
+    env_var="ZOTIFY_DATABASE_URL",
+)
+_WORKERS: Final = Parameter(help="How many share the queue.", validator=Number(gte=1, lte=100))
+
+
+@app.command(name="demo")
+async def run_demo(
+    *,
+    export: Annotated[Path, _EXPORT] = demo.SAMPLE_EXPORT,
+    database_url: Annotated[str, _DATABASE_URL] = "sqlite:///zotify-demo.db",
+    workers: Annotated[int, _WORKERS] = 8,
+) -> int:
+    """Sync the playlists of a Spotify export and work off a queue of its tracks.
+
+    Nothing is downloaded: a stand-in takes some milliseconds, and fails now and then to be retried.
+    A run that was killed goes on where it stopped when it is started again.
+
+    Give the demo a database of its own, and run one at a time on it: it takes every job in progress
+    for one that a killed run left behind, since without leases nobody can tell the two apart.
+    """
+    console = Console()
+    chance = random.Random()  # noqa: S311 - nothing of it is a secret
+    with _reporter(console) as reporter:
+        summary = await demo.run(
+            export, database_url, workers=workers, chance=chance, reporter=reporter
+        )
+    _show(summary, console)
+    if unfinished := summary.totals.unfinished_jobs:
+        return _fail(f"jobs that are not completed: {unfinished}; run it again to go on", FAILURE)
+    return SUCCESS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what *arguments*, by default those of the process, ask for; return the exit code."""
+    # SQLAlchemy logs, with tracebacks, what is told in one line here
+    logging.basicConfig(handlers=[logging.NullHandler()])
+    try:
+        code: int | None = app(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        return _fail(" ".join(str(error).split()), USAGE)
+    except ZotifyCrudError as error:
+        return _fail(str(error), FAILURE)
+    return code or SUCCESS
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"{PROGRAM}: {_printable(message)}\n")
+    return code
+
+
+def _printable(text: str) -> str:
+    """Escape what is no text: a path may hold line breaks, or what a terminal obeys."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+@contextlib.contextmanager
+def _reporter(console: Console) -> Iterator[Reporter]:
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description:14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("[yellow]{task.fields[remark]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Bars(progress)
+
+
+class _Lines:
+    """One line for each stage, when it is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._left: dict[Stage, int] = {}
+        self._total: dict[Stage, int] = {}
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def begin(self, stage: Stage, total: int) -> None:
+        self._total[stage] = self._left[stage] = total
+
+    def advance(self, stage: Stage, steps: int = 1) -> None:
+        self._left[stage] -= steps
+        if not self._left[stage]:
+            self.say(f"{stage}: {self._total[stage]} done")
+
+    def fail(self, stage: Stage) -> None:
+        """Leave it to the table to tell how many failed."""
+
+
+class _Bars:
+    """One bar for each stage, from its beginning on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[Stage, TaskID] = {}
+        self._failed = 0
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False)
+
+    def begin(self, stage: Stage, total: int) -> None:
+        if total:
+            self._bars[stage] = self._progress.add_task(stage, total=total, remark="")
+
+    def advance(self, stage: Stage, steps: int = 1) -> None:
+        self._progress.advance(self._bars[stage], steps)
+
+    def fail(self, stage: Stage) -> None:
+        self._failed += 1
+        self._progress.update(self._bars[stage], remark=f"{self._failed} attempts failed")
+
+
+class _Rate(ProgressColumn):
+    """Steps in a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
+
+
+def _show(summary: Summary, console: Console) -> None:
+    table = Table(box=box.ROUNDED, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for label, value in _rows(summary):
+        table.add_row(label, value)
+    console.print(table)
+    console.print(
+        _printable(f"Database: {summary.database}"), markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
+    totals, downloads = summary.totals, summary.downloads
+    yield "Playlists", f"{totals.playlists:,}"
+    yield "Tracks", f"{totals.tracks:,}"
+    for status, jobs in totals.jobs.items():
+        yield f"Jobs {status.replace('_', ' ')}", f"{jobs:,}"
+    yield "Attempts that failed and were retried", f"{downloads.failed_attempts:,}"
+    yield "Entries skipped (local files, episodes, ...)", f"{summary.skipped:,}"
+    yield "Token refreshes", f"{summary.token_refreshes:,}"
+    if downloads.completed:
+        yield "Downloads in this run", f"{downloads.completed:,} in {summary.seconds:.1f} s"
+        yield "Rate", f"{summary.rate:,.0f} jobs/s"
