@@ -21,7 +21,7 @@ TASKS: Final = (1, 8, 20)
 JOBS: Final = 400
 ROUNDS: Final = 5
 FINISHED: Final = 1_000_000
-REQUIRED: Final = 1.5
+REQUIRED: Final = 2.0
 """A pickup beside a million finished jobs may take so many times a pickup without them."""
 
 
@@ -81,7 +81,8 @@ def _wait(name: str, tasks: int, finished: str, drain: Drain) -> list[object]:
 async def _compare(small: Database, full: Database, tasks: int) -> tuple[Drain, Drain]:
     drains = Drain(), Drain()
     for number in range(-1, ROUNDS):  # round -1 opens the connections
-        for database, drain in zip((small, full), drains, strict=True):
+        pairs = [(small, drains[0]), (full, drains[1])]
+        for database, drain in pairs if number % 2 == 0 else reversed(pairs):
             seconds, units = await _drain(database, tasks)
             if number >= 0:
                 drain.seconds.append(seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, make_url
@@ -38,8 +38,15 @@ def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) ->
         UnsupportedDatabase: The URL names another database or driver.
         InvalidValue: *url* is no URL.
     """
-    database, full_url = database_for_url(_parsed(url))
-    return database.create_engine(full_url, pgbouncer=pgbouncer, options=options)
+    try:
+        database, full_url = database_for_url(make_url(url))
+        return database.create_engine(full_url, pgbouncer=pgbouncer, options=options)
+    except InvalidValue:
+        raise
+    except (sa_exc.ArgumentError, ValueError):
+        pass
+    # outside the except block, so that no __context__ carries the password along
+    raise InvalidValue("url", "Input should be a database URL, such as sqlite:///zotify.db")
 
 
 def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
@@ -83,13 +90,6 @@ async def _change_schema(engine: AsyncEngine, change: Callable[[Connection], Non
         async with engine.begin() as connection:
             await connection.run_sync(database.lock_schema)
             await connection.run_sync(change)
-
-
-def _parsed(url: str | URL) -> URL:
-    with suppress(sa_exc.ArgumentError):
-        return make_url(url)
-    # outside the block, so that no __context__ carries the password along
-    raise InvalidValue("url", "Input should be a database URL, such as sqlite:///zotify.db")
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class UnsupportedDatabase(ZotifyCrudError):
 
 
 class InvalidExport(ZotifyCrudError):
-    """A Spotify export cannot be read; ``reason`` names the place in the file at ``path`` to look at."""
+    """A Spotify export cannot be read; ``reason`` names the place in the file at ``path``."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

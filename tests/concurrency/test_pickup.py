@@ -153,7 +153,7 @@ async def test_a_job_that_was_only_looked_at_stays_pending_and_is_given_back(
 
 @only_sqlite
 async def test_a_deferred_begin_of_the_callers_is_safe(url: str) -> None:
-    """With SQLAlchemy's recipe for SQLite, whose BEGIN takes no lock, each job is handed out once."""
+    """SQLAlchemy's recipe for SQLite begins without a lock; each job is handed out once still."""
     engine = create_async_engine(url)
     event.listen(engine.sync_engine, "connect", let_sqlalchemy_begin)
     event.listen(engine.sync_engine, "begin", begin_deferred)
@@ -231,7 +231,7 @@ async def test_an_engine_that_commits_each_statement_is_refused(
 
 
 async def test_a_shared_connection_in_memory_refuses_a_second_pickup_at_the_same_time() -> None:
-    """SQLAlchemy's own engine has all sessions share one transaction: one would commit another's."""
+    """All sessions share one transaction there, so that one would commit what another began."""
     async with plain_memory() as sessions:
         await add_jobs(sessions, 2)
         async with sessions() as first, sessions() as second:
@@ -304,7 +304,7 @@ async def statuses(sessions: Sessions) -> dict[DownloadJobStatus, int]:
         rows = await db.execute(
             select(DownloadJob.status, func.count()).group_by(DownloadJob.status)
         )
-        return dict(rows.tuples().all())
+        return {status: count for status, count in rows}  # noqa: C416 - dict() wants tuples, not rows
 
 
 async def pick_up_without_patience(engine: AsyncEngine) -> None:

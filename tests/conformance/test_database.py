@@ -113,7 +113,7 @@ async def test_a_new_file_and_its_companions_are_their_owners_only(tmp_path: Pat
     await database.create_schema(engine)
     async with database.create_session_factory(engine).begin() as db:
         await crud.create_download_job(db, new_job())
-        modes = {file.name: mode_of(file) for file in tmp_path.iterdir()}
+        modes = modes_in(tmp_path)
     await engine.dispose()
     assert modes == dict.fromkeys(["new.db", "new.db-wal", "new.db-shm"], OWNER_ONLY)
 
@@ -343,6 +343,11 @@ async def test_the_schema_can_be_created_by_metadata_alone(url: str) -> None:
         await crud.create_or_update_playlist(db, "p", "n", ["a", "a"])
         await crud.create_download_job(db, new_job())
     await engine.dispose()
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    """Return the permissions of each file in a folder."""
+    return {file.name: mode_of(file) for file in folder.iterdir()}
 
 
 def mode_of(path: Path) -> int:

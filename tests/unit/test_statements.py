@@ -10,11 +10,13 @@ import pytest
 from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.dialects.sqlite import aiosqlite
+from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from zotify_async_crud._dialects import Database, database_for
 from zotify_async_crud._statements import download_jobs, playlists, spotify_tokens
+from zotify_async_crud.models import Base
 from zotify_async_crud.schemas import DownloadJobStatus
 
 POSTGRESQL: Final[Dialect] = asyncpg.dialect()  # type: ignore[no-untyped-call]
@@ -196,3 +198,14 @@ def test_clearing_deletes_places_before_what_they_point_to(dialect: Dialect) -> 
         "DELETE FROM playlists",
         "DELETE FROM tracks",
     ]
+
+
+def test_ids_do_not_sort_by_the_locale_of_a_server() -> None:
+    """Pages and pickups order by them, on every PostgreSQL as on SQLite."""
+    tables = [
+        str(CreateTable(each).compile(dialect=POSTGRESQL)) for each in Base.metadata.sorted_tables
+    ]
+    columns = [line for table in tables for line in table.splitlines() if "id VARCHAR" in line]
+
+    assert len(columns) == 6
+    assert [line for line in columns if 'COLLATE "C"' not in line] == []

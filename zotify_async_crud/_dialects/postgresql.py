@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, Final
 
 import asyncpg
@@ -21,6 +22,7 @@ from zotify_async_crud.errors import (
     ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
+    InvalidValue,
     SchemaMismatch,
     TransactionConflict,
     TransactionRequired,
@@ -32,6 +34,7 @@ CONNECT_TIMEOUT: Final = 10.0
 COMMAND_TIMEOUT: Final = 60.0
 """Seconds until a statement is given up, so that a dead network cannot hang a caller."""
 
+_HIGHEST_PORT: Final = 65_535
 _SCHEMA_LOCK: Final = (
     0x7A6F_7469_6679  # "zotify"; any number that no other software picks by chance
 )
@@ -97,6 +100,7 @@ class _PostgreSQL:
     def create_engine(
         self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]
     ) -> AsyncEngine:
+        _check(url)
         connect_args: dict[str, Any] = {
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": COMMAND_TIMEOUT,
@@ -117,13 +121,13 @@ class _PostgreSQL:
         code = getattr(cause, "sqlstate", None)
         if isinstance(code, str):
             meaning = _MEANINGS.get(code) or _MEANINGS.get(code[:2]) or DatabaseError
-            return meaning(_HINTS.get(code) or _driver_class(cause), code)
+            return meaning(_HINTS.get(code) or _message(cause, meaning), code)
         if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
             return DatabaseUnavailable("the connection was lost")
         if isinstance(cause, (OSError, asyncpg.InterfaceError)):  # TimeoutError is an OSError
             return DatabaseUnavailable(str(cause) or type(cause).__name__)
         if isinstance(error, sa_exc.DBAPIError):
-            return DatabaseError(_driver_class(cause))
+            return DatabaseError(type(_origin(cause)).__name__)
         return None
 
 
@@ -140,10 +144,30 @@ _PGBOUNCER: Final[dict[str, Any]] = {
 }
 
 
-def _driver_class(cause: BaseException | None) -> str:
-    """Return the name of the driver's own exception class; its text may hold values of the row."""
-    origin = cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
+def _message(cause: BaseException | None, meaning: type[DatabaseError]) -> str:
+    """Return what the server says, where that holds names only and no values of a row."""
+    origin = _origin(cause)
+    if issubclass(meaning, (AccessRefused, DatabaseUnavailable, SchemaMismatch)):
+        return str(origin).partition("\n")[0]  # DETAIL and HINT follow
     return type(origin).__name__
+
+
+def _origin(cause: BaseException | None) -> BaseException | None:
+    """Return the driver's own exception, which SQLAlchemy's adapter has wrapped."""
+    return cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
+
+
+# what SQLAlchemy reads from a URL itself; the driver refuses a name that it does not know too late
+_URL_OPTIONS: Final = frozenset(signature(asyncpg.connect).parameters) | {
+    "prepared_statement_cache_size"
+}
+
+
+def _check(url: URL) -> None:
+    if url.port is not None and not 0 < url.port <= _HIGHEST_PORT:
+        raise InvalidValue("url", "Port should be between 1 and 65535")
+    for option in sorted(url.query.keys() - _URL_OPTIONS):
+        raise InvalidValue("url", f"{option} is no option of asyncpg.connect")
 
 
 POSTGRESQL: Final = _PostgreSQL()

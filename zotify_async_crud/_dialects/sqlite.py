@@ -98,6 +98,8 @@ class _SQLite:
     ) -> AsyncEngine:
         if pgbouncer:
             raise InvalidValue("pgbouncer", "Input should be False: SQLite has no pooler")
+        if "\0" in str(url.database):
+            raise InvalidValue("url", "String should not contain NUL characters")
         connect_args = {"timeout": BUSY_TIMEOUT, **options.get("connect_args", {})}
         settings = {**_pool_settings(url), **options, "connect_args": connect_args}
         engine = create_async_engine(url, **settings)
