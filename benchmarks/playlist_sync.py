@@ -36,6 +36,7 @@ async def run(databases: Databases, report: Report) -> None:
     rows = []
     for name in BOTH:
         async with databases.fresh(name) as database:
+            await database.keep_statistics_away()
             for size, rounds in LOOP_ROUNDS.items():
                 rows += await _compare(database, size, rounds, report)
     report.table(
@@ -46,8 +47,10 @@ async def run(databases: Databases, report: Report) -> None:
     grown = []
     for name in BOTH:
         async with databases.fresh(name) as database:
+            await database.keep_statistics_away()
             await _after_small_ones(database, report)
         async with databases.fresh(name) as database:
+            await database.keep_statistics_away()
             grown += await _grow(database)
     report.table(
         "The time of the first sync against the size",

@@ -11,7 +11,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from zotify_async_crud._dialects import READ_ONLY, database_for, database_for_url, translate
+from zotify_async_crud._dialects import database_for, database_for_url, had_connected, translate
 from zotify_async_crud.errors import (
     DatabaseError,
     DatabaseUnavailable,
@@ -22,7 +22,9 @@ from zotify_async_crud.errors import (
 from zotify_async_crud.models import Base
 
 
-def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) -> AsyncEngine:
+def create_engine(
+    url: str | URL, *, read_only: bool = False, pgbouncer: bool = False, **options: Any
+) -> AsyncEngine:
     """Return an engine for ``postgresql+asyncpg://…`` or ``sqlite+aiosqlite:///…``.
 
     *options* go to SQLAlchemy's ``create_async_engine`` and win over what is set here:
@@ -30,9 +32,12 @@ def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) ->
     - PostgreSQL: 10 s to connect, 60 s for a statement, a check of each pooled connection before
       use (``pool_pre_ping``), UTC. *pgbouncer* is for a pooler in transaction mode: nothing that is
       prepared on one server process is used on another.
-    - SQLite: write-ahead log, foreign keys, 30 s of waiting for another writer, transactions that
-      take the write lock when they begin (see ``read_only``), and a new file is its owner's only
-      (mode 0600). An in-memory database has one connection, on which transactions take turns.
+    - SQLite: write-ahead log, foreign keys, and a new file is its owner's only (mode 0600). It has
+      one writer at a time, so transactions take the write lock when they begin: those of one engine
+      in turn, on one connection, and those of other processes within 30 s.
+
+    An engine that is *read_only* is for transactions that only read, and refuses all others with
+    ``AccessRefused``. On SQLite they wait for no writer, and keep none waiting.
 
     Raises:
         UnsupportedDatabase: The URL names another database or driver.
@@ -40,7 +45,9 @@ def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) ->
     """
     try:
         database, full_url = database_for_url(make_url(url))
-        return database.create_engine(full_url, pgbouncer=pgbouncer, options=options)
+        return database.create_engine(
+            full_url, read_only=read_only, pgbouncer=pgbouncer, options=options
+        )
     except InvalidValue:
         raise
     except (sa_exc.ArgumentError, ValueError):
@@ -52,15 +59,6 @@ def create_engine(url: str | URL, *, pgbouncer: bool = False, **options: Any) ->
 def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     """Return a factory whose sessions keep what they loaded readable after a commit."""
     return async_sessionmaker(engine, expire_on_commit=False)
-
-
-def read_only(engine: AsyncEngine) -> AsyncEngine:
-    """Return *engine* for transactions that only read.
-
-    It shares the pool. On SQLite such transactions do not wait for a writer, and no writer waits
-    for them.
-    """
-    return engine.execution_options(**{READ_ONLY: True})
 
 
 async def create_schema(engine: AsyncEngine) -> None:
@@ -102,6 +100,6 @@ def _translated(*, lost: type[DatabaseError]) -> Iterator[None]:
         failure = translate(error)
         if failure is None:
             raise
-        if isinstance(failure, DatabaseUnavailable):
+        if isinstance(failure, DatabaseUnavailable) and had_connected(error):
             failure = lost(failure.detail, failure.code)
         raise failure from error

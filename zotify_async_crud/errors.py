@@ -11,7 +11,10 @@ from pathlib import Path
 
 
 class ZotifyCrudError(Exception):
-    """Base of all errors raised on purpose by this library."""
+    """Base of all errors raised on purpose by this library.
+
+    ``args`` are the facts and not the message, so that an error can be pickled and copied.
+    """
 
     retry_safe: bool = False
 
@@ -23,26 +26,33 @@ class InvalidValue(ZotifyCrudError, ValueError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+        super().__init__(field, reason)
         self.field, self.reason = field, reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
 
 
 class UnsupportedDatabase(ZotifyCrudError):
     """The database or driver is none of those this library is tested on; use another URL."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name!r} is not supported: use postgresql+asyncpg:// or sqlite+aiosqlite://"
-        )
+        super().__init__(name)
         self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name!r} is not supported: use postgresql+asyncpg:// or sqlite+aiosqlite://"
 
 
 class InvalidExport(ZotifyCrudError):
     """A Spotify export cannot be read; ``reason`` names the place in the file at ``path``."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(path, reason)
         self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 class TransactionRequired(ZotifyCrudError):
@@ -56,16 +66,19 @@ class TransactionRequired(ZotifyCrudError):
 class TracksNotLoaded(ZotifyCrudError):
     """``Playlist.tracks`` was read on an object loaded without them; use ``crud.get_playlist``."""
 
-    def __init__(self) -> None:
-        super().__init__("this Playlist was loaded without its tracks: use crud.get_playlist")
+    def __str__(self) -> str:
+        return "this Playlist was loaded without its tracks: use crud.get_playlist"
 
 
 class DownloadJobNotFound(ZotifyCrudError):
     """The job to update is not in the database (any more); drop it."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"there is no download job {job_id}")
+        super().__init__(job_id)
         self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"there is no download job {self.job_id}"
 
 
 class DatabaseError(ZotifyCrudError):
@@ -78,8 +91,11 @@ class DatabaseError(ZotifyCrudError):
     meaning = "the database failed"
 
     def __init__(self, detail: str, code: str | None = None) -> None:
-        super().__init__(f"{self.meaning}: {detail}" + (f" [{code}]" if code else ""))
+        super().__init__(detail, code)
         self.detail, self.code = detail, code
+
+    def __str__(self) -> str:
+        return f"{self.meaning}: {self.detail}" + (f" [{self.code}]" if self.code else "")
 
 
 class TransactionConflict(DatabaseError):

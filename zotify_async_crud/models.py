@@ -19,13 +19,14 @@ from sqlalchemy import (
     Text,
     inspect,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
 from uuid_utils import uuid7
 
 from zotify_async_crud._dialects.types import (
     CLUSTERED,
     Real,
     SecretText,
+    SecretValue,
     UTCDateTime,
     UTCNow,
     identifier,
@@ -33,7 +34,7 @@ from zotify_async_crud._dialects.types import (
     tune_for_updates,
 )
 from zotify_async_crud.errors import TracksNotLoaded
-from zotify_async_crud.schemas import ID_MAX_LENGTH, DownloadJobStatus
+from zotify_async_crud.schemas import ID_MAX_LENGTH, JOB_ID_MAX_LENGTH, DownloadJobStatus
 
 __all__ = ["Base", "DownloadJob", "Playlist", "PlaylistTrack", "SpotifyToken", "Track"]
 
@@ -69,7 +70,7 @@ class DownloadJob(Base):
     __tablename__ = "download_jobs"
 
     job_id: Mapped[str] = mapped_column(
-        identifier(36), primary_key=True, insert_default=lambda: str(uuid7())
+        identifier(JOB_ID_MAX_LENGTH), primary_key=True, insert_default=lambda: str(uuid7())
     )
     track_id: Mapped[str] = mapped_column(SPOTIFY_ID)
     status: Mapped[DownloadJobStatus] = mapped_column(
@@ -80,7 +81,7 @@ class DownloadJob(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
-        CheckConstraint("job_id <> ''", name="job_id"),
+        CheckConstraint(f"length(job_id) BETWEEN 1 AND {JOB_ID_MAX_LENGTH}", name="job_id"),
         CheckConstraint(f"length(track_id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="track_id"),
         CheckConstraint(_one_of(DownloadJobStatus), name="status"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
@@ -190,6 +191,10 @@ class SpotifyToken(Base):
         CheckConstraint("access_token <> ''", name="access_token"),
         CheckConstraint("refresh_token <> ''", name="refresh_token"),
     )
+
+    @validates("access_token", "refresh_token")
+    def _hide(self, _: str, value: str) -> str:
+        return SecretValue(value)  # before it can show in the error of a statement that never ran
 
     def __repr__(self) -> str:
         return _repr(self, "id", "expires_at")

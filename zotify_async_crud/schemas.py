@@ -6,11 +6,22 @@ import datetime as dt
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, Strict
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+)
 from pydantic_core import PydanticCustomError
 
 ID_MAX_LENGTH: Final = 255
 """Characters of a Spotify id; real ones have 22."""
+
+JOB_ID_MAX_LENGTH: Final = 36
+"""Characters of a job's id, a UUID."""
 
 NAME_MAX_LENGTH: Final = 1_000
 """Characters of the name of a track or playlist."""
@@ -51,6 +62,15 @@ class DownloadJobStatus(StrEnum):
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
     FAILED = "failed"
+
+
+def _text(value: object) -> object:
+    if not isinstance(value, str):
+        raise PydanticCustomError("status_type", "Input should be a DownloadJobStatus")
+    return value
+
+
+Status = Annotated[DownloadJobStatus, BeforeValidator(_text)]
 
 
 class DownloadJobCreate(BaseModel):

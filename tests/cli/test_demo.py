@@ -66,7 +66,7 @@ def rows(output: str) -> dict[str, str]:
 
 async def wait_for_completed_jobs(engine: AsyncEngine, count: int, process: Running) -> None:
     """Wait until at least *count* jobs are completed, while *process* works on them."""
-    sessions = database.create_session_factory(database.read_only(engine))
+    sessions = database.create_session_factory(engine)
     deadline = time.monotonic() + 60
     done = 0
     while done < count:

@@ -8,14 +8,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from tests.support.factories import Sessions, add_job, add_jobs, all_rows, new_job, stored_job
-from tests.support.faults import is_sqlite, only_sqlite
+from tests.support.faults import begin_deferred, is_sqlite, only_sqlite
 from tests.support.workers import drain_together
 from zotify_async_crud import crud, database
 from zotify_async_crud.errors import TransactionConflict, TransactionRequired
@@ -87,7 +87,7 @@ async def test_a_held_job_is_skipped_or_waited_for(engine: AsyncEngine, sessions
             assert job is not None
             events.append(f"second holds {job.job_id}")
 
-    async with sessions.begin() as db:
+    async with asyncio.timeout(20), sessions.begin() as db:
         job = await crud.get_next_pending_download_job(db)
         assert job is not None
         events.append(f"first holds {job.job_id}")
@@ -155,8 +155,7 @@ async def test_a_job_that_was_only_looked_at_stays_pending_and_is_given_back(
 async def test_a_deferred_begin_of_the_callers_is_safe(url: str) -> None:
     """SQLAlchemy's recipe for SQLite begins without a lock; each job is handed out once still."""
     engine = create_async_engine(url)
-    event.listen(engine.sync_engine, "connect", let_sqlalchemy_begin)
-    event.listen(engine.sync_engine, "begin", begin_deferred)
+    begin_deferred(engine)
     sessions = database.create_session_factory(engine)
     queued = await add_jobs(sessions, JOBS // 3)
     claimed = await drain_together(sessions, tasks=TASKS)
@@ -232,7 +231,7 @@ async def test_an_engine_that_commits_each_statement_is_refused(
 
 async def test_a_shared_connection_in_memory_refuses_a_second_pickup_at_the_same_time() -> None:
     """All sessions share one transaction there, so that one would commit what another began."""
-    async with plain_memory() as sessions:
+    async with memory(create_async_engine("sqlite+aiosqlite://")) as sessions:
         await add_jobs(sessions, 2)
         async with sessions() as first, sessions() as second:
             assert await crud.get_next_pending_download_job(first) is not None
@@ -242,7 +241,7 @@ async def test_a_shared_connection_in_memory_refuses_a_second_pickup_at_the_same
 
 async def test_a_refused_pickup_does_not_undo_the_first_one_in_silence() -> None:
     """What the first transaction committed without an error is stored."""
-    async with plain_memory() as sessions:
+    async with memory(create_async_engine("sqlite+aiosqlite://")) as sessions:
         (queued,) = await add_jobs(sessions, 1)
         try:
             async with sessions.begin() as first:
@@ -259,7 +258,7 @@ async def test_a_refused_pickup_does_not_undo_the_first_one_in_silence() -> None
 
 async def test_a_shared_connection_in_memory_serves_one_session_after_another() -> None:
     """A test suite with one session at a time needs nothing special."""
-    async with plain_memory() as sessions:
+    async with memory(create_async_engine("sqlite+aiosqlite://")) as sessions:
         queued = await add_jobs(sessions, 5)
         assert await drain_together(sessions, tasks=1) == queued
         async with sessions() as first:
@@ -272,14 +271,11 @@ async def test_a_shared_connection_in_memory_serves_one_session_after_another() 
 
 async def test_the_librarys_memory_database_serves_many_tasks() -> None:
     """Transactions take turns on its one connection, and each job is handed out once."""
-    engine = database.create_engine("sqlite://")
-    await database.create_schema(engine)
-    sessions = database.create_session_factory(engine)
-    queued = await add_jobs(sessions, 50)
-    claimed = await drain_together(sessions, tasks=TASKS)
-    assert sorted(claimed) == queued
-    assert await statuses(sessions) == {IN_PROGRESS: 50}
-    await engine.dispose()
+    async with memory(database.create_engine("sqlite://")) as sessions:
+        queued = await add_jobs(sessions, 50)
+        claimed = await drain_together(sessions, tasks=TASKS)
+        assert sorted(claimed) == queued
+        assert await statuses(sessions) == {IN_PROGRESS: 50}
 
 
 async def test_a_new_job_goes_to_a_pickup_that_comes_after_its_commit_only(
@@ -338,21 +334,10 @@ async def drain_by_processes(url: str, count: int) -> list[str]:
 
 
 @asynccontextmanager
-async def plain_memory() -> AsyncIterator[Sessions]:
-    """Sessions on an in-memory database of SQLAlchemy's own engine, which shares one connection."""
-    engine = create_async_engine("sqlite+aiosqlite://")
+async def memory(engine: AsyncEngine) -> AsyncIterator[Sessions]:
+    """Sessions on an in-memory database with the schema, which ends with the block."""
     try:
         await database.create_schema(engine)
         yield database.create_session_factory(engine)
     finally:
         await engine.dispose()
-
-
-def let_sqlalchemy_begin(connection: Any, _: object) -> None:
-    """Keep the driver from beginning transactions, as SQLAlchemy's documentation shows it."""
-    connection.isolation_level = None
-
-
-def begin_deferred(connection: Connection) -> None:
-    """Begin without a lock, as SQLAlchemy's documentation shows it."""
-    connection.exec_driver_sql("BEGIN")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from tests.support.factories import (
@@ -166,12 +166,13 @@ READS: Final[dict[str, Callable[[AsyncSession], Awaitable[Playlist | None]]]] = 
 
 @pytest.mark.parametrize("read", READS)
 async def test_a_reader_sees_a_playlist_before_or_after_a_replacement(
-    engine: AsyncEngine, sessions: Sessions, read: str
+    url: str, sessions: Sessions, read: str
 ) -> None:
     """In READ COMMITTED, during many replacements, its name and all of its tracks fit together."""
     await add_playlist(sessions, "p", *version(0))
     replacing = asyncio.create_task(replace_many_times(sessions))
-    readers = database.create_session_factory(database.read_only(engine))
+    engine = database.create_engine(url, read_only=True)
+    readers = database.create_session_factory(engine)
     seen = set()
     while not replacing.done():
         async with readers() as db:
@@ -180,6 +181,7 @@ async def test_a_reader_sees_a_playlist_before_or_after_a_replacement(
         assert_whole(playlist)
         seen.add(playlist.name)
     await replacing
+    await engine.dispose()
     assert len(seen) > 10
 
 

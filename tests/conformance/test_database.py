@@ -20,6 +20,7 @@ from tests.support.faults import (
 )
 from zotify_async_crud import crud, database
 from zotify_async_crud.errors import (
+    AccessRefused,
     DatabaseUnavailable,
     InvalidValue,
     TransactionConflict,
@@ -237,8 +238,10 @@ async def test_readers_of_a_read_only_engine_do_not_wait_for_a_writer(
 ) -> None:
     """They see what was committed before, while the others wait."""
     await add_jobs(sessions, 1)
-    impatient = database.create_engine(url, connect_args={"timeout": 0})
-    readers = database.create_session_factory(database.read_only(impatient))
+    at_once = {"timeout": 0}
+    reading = database.create_engine(url, read_only=True, connect_args=at_once)
+    impatient = database.create_engine(url, connect_args=at_once)
+    readers = database.create_session_factory(reading)
     writers = database.create_session_factory(impatient)
     with writer_of(url) as writer:
         writer.execute("DELETE FROM download_jobs")
@@ -251,25 +254,36 @@ async def test_readers_of_a_read_only_engine_do_not_wait_for_a_writer(
     async with readers.begin() as db:
         assert await crud.get_all_download_jobs(db) == []
     await impatient.dispose()
+    await reading.dispose()
 
 
 @only_sqlite
-async def test_readers_of_a_read_only_engine_keep_no_writer_waiting(
-    url: str, engine: AsyncEngine
-) -> None:
+async def test_readers_of_a_read_only_engine_keep_no_writer_waiting(url: str) -> None:
     """A writer commits while they read, and what they see stays as it was."""
-    readers = database.create_session_factory(database.read_only(engine))
+    engine = database.create_engine(url, read_only=True)
+    readers = database.create_session_factory(engine)
     async with readers.begin() as db:
         assert await crud.get_all_download_jobs(db) == []
         with writer_of(url) as writer:
             writer.execute("INSERT INTO download_jobs (job_id, track_id) VALUES ('j', 't')")
             writer.execute("COMMIT")
         assert await crud.get_all_download_jobs(db) == []
+    await engine.dispose()
 
 
-async def test_a_read_only_engine_shares_the_pool(engine: AsyncEngine) -> None:
-    """It costs no connections of its own."""
-    assert database.read_only(engine).pool is engine.pool
+async def test_a_read_only_engine_refuses_to_write(url: str) -> None:
+    """What was meant to read only is told so, and nothing is written."""
+    engine = database.create_engine(url, read_only=True)
+    sessions = database.create_session_factory(engine)
+    with pytest.raises(AccessRefused):
+        async with sessions.begin() as db:
+            await crud.create_download_job(db, new_job())
+    with pytest.raises(AccessRefused):
+        async with sessions.begin() as db:
+            await crud.get_next_pending_download_job(db)
+    async with sessions.begin() as db:
+        assert await crud.get_all_download_jobs(db) == []
+    await engine.dispose()
 
 
 async def test_a_connection_used_with_autocommit_is_transactional_again(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import exc as sa_exc
 from sqlalchemy import insert, make_url, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from tests.support.factories import (
     Sessions,
@@ -24,6 +24,7 @@ from tests.support.factories import (
     stored_job,
 )
 from tests.support.faults import (
+    begin_deferred,
     file_of,
     kill,
     only_postgresql,
@@ -217,8 +218,9 @@ async def test_a_file_that_stays_locked_is_a_conflict(url: str) -> None:
 @only_sqlite
 async def test_a_snapshot_that_is_out_of_date_is_a_conflict(url: str) -> None:
     """A transaction that began by reading cannot write once another one has."""
-    engine = database.create_engine(url)
-    readers = database.create_session_factory(database.read_only(engine))
+    engine = create_async_engine(url)
+    begin_deferred(engine)
+    readers = database.create_session_factory(engine)
     with pytest.raises(TransactionConflict) as conflict:
         async with readers.begin() as db:
             await crud.get_all_download_jobs(db)

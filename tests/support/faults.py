@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -133,3 +133,15 @@ async def until_waiting_for_lock(url: str, *, sessions: int = 1) -> None:
 def is_sqlite(engine: AsyncEngine) -> bool:
     """Tell whether *engine* is one of SQLite."""
     return engine.dialect.name == "sqlite"
+
+
+def begin_deferred(engine: AsyncEngine) -> None:
+    """Begin without a lock, as SQLAlchemy's documentation shows it for SQLite."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def let_sqlalchemy_begin(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")

@@ -16,7 +16,7 @@ def set_up() -> async_sessionmaker[AsyncSession]:
     engine = database.create_engine("sqlite:///zotify.db", echo=True)
     assert_type(engine, AsyncEngine)
     assert_type(database.create_engine("postgresql://u@h/db", pgbouncer=True), AsyncEngine)
-    assert_type(database.read_only(engine), AsyncEngine)
+    assert_type(database.create_engine("sqlite:///zotify.db", read_only=True), AsyncEngine)
     return database.create_session_factory(engine)
 
 

@@ -8,18 +8,18 @@ from sqlalchemy import Dialect
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL
 
-from zotify_async_crud._dialects.postgresql import POSTGRESQL
-from zotify_async_crud._dialects.seam import READ_ONLY, Database, Listed, Pick
+from zotify_async_crud._dialects.postgresql import POSTGRESQL, is_connecting
+from zotify_async_crud._dialects.seam import Database, Listed, Pick
 from zotify_async_crud._dialects.sqlite import SQLITE
 from zotify_async_crud.errors import DatabaseError, DatabaseUnavailable, UnsupportedDatabase
 
 __all__ = [
-    "READ_ONLY",
     "Database",
     "Listed",
     "Pick",
     "database_for",
     "database_for_url",
+    "had_connected",
     "translate",
 ]
 
@@ -50,6 +50,11 @@ def translate(error: BaseException) -> DatabaseError | None:
     if isinstance(error, sa_exc.TimeoutError):
         return DatabaseUnavailable("no connection of the pool came free in time")
     return SQLITE.translate(error) or POSTGRESQL.translate(error)
+
+
+def had_connected(error: BaseException) -> bool:
+    """Tell whether *error* may have come after statements had been sent."""
+    return not isinstance(error, sa_exc.TimeoutError) and not is_connecting(error)
 
 
 def _tested(name: str) -> Database:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any, Final
 
@@ -48,7 +49,7 @@ _MEANINGS: Final[dict[str, type[DatabaseError]]] = {
     "53": DatabaseUnavailable,  # insufficient resources
     "57": DatabaseUnavailable,  # shutdown, cancelled or timed out
     "58": DatabaseUnavailable,  # I/O error
-    "25006": DatabaseUnavailable,  # read_only_sql_transaction: a standby, until it is promoted
+    "25006": AccessRefused,  # read_only_sql_transaction
     "28": AccessRefused,
     "3D": AccessRefused,  # no such database
     "42501": AccessRefused,  # insufficient_privilege
@@ -67,8 +68,8 @@ class _PostgreSQL:
 
     def listed(self, values: Sequence[str]) -> Listed:
         array = bindparam(None, list(values), postgresql.ARRAY(String))
-        rows = func.unnest(array).table_valued("value", with_ordinality="position", name="listed")
-        rows = rows.render_derived()
+        rows = func.unnest(array).table_valued("value", with_ordinality="position")
+        rows = rows.render_derived(name="listed")
         # ORDINALITY counts from 1, and every position in this library from 0
         return Listed(rows, rows.c.position - 1, rows.c.value)
 
@@ -98,7 +99,7 @@ class _PostgreSQL:
         connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
     def create_engine(
-        self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]
+        self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]
     ) -> AsyncEngine:
         _check(url)
         connect_args: dict[str, Any] = {
@@ -113,7 +114,8 @@ class _PostgreSQL:
             **connect_args.get("server_settings", {}),
         }
         settings = {"pool_pre_ping": True, **options, "connect_args": connect_args}
-        return create_async_engine(url, **settings)
+        engine = create_async_engine(url, **settings)
+        return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
     def translate(self, error: BaseException) -> DatabaseError | None:
         # what the driver raises while connecting does not pass through SQLAlchemy's translation
@@ -124,11 +126,26 @@ class _PostgreSQL:
             return meaning(_HINTS.get(code) or _message(cause, meaning), code)
         if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
             return DatabaseUnavailable("the connection was lost")
-        if isinstance(cause, (OSError, asyncpg.InterfaceError)):  # TimeoutError is an OSError
+        # the driver lets bare TimeoutErrors and other OSErrors out, and so may the application
+        bare = isinstance(error, OSError) and any(_modules(error, "asyncpg"))
+        if bare or isinstance(cause, asyncpg.InterfaceError):
             return DatabaseUnavailable(str(cause) or type(cause).__name__)
         if isinstance(error, sa_exc.DBAPIError):
             return DatabaseError(type(_origin(cause)).__name__)
         return None
+
+
+def is_connecting(error: BaseException) -> bool:
+    """Tell whether *error* was raised before there was a connection."""
+    return any(_modules(error, "asyncpg.connect_utils"))
+
+
+def _modules(error: BaseException, package: str) -> Iterator[str]:
+    """Yield the modules of *package* that *error* came through."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_globals.get("__name__", "")
+        if f"{name}.".startswith(f"{package}."):
+            yield name
 
 
 def _unique_statement_name() -> str:

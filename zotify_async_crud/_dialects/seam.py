@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, Connection, FromClause
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,9 +13,6 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud.errors import DatabaseError
-
-READ_ONLY: Final = "zotify_read_only"
-"""The execution option of an engine whose transactions only read."""
 
 
 class Listed(NamedTuple):
@@ -71,7 +68,7 @@ class Database(Protocol):
         ...
 
     def create_engine(
-        self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]
+        self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]
     ) -> AsyncEngine:
         """Return an engine set up the one way this library supports."""
         ...

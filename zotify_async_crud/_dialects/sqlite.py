@@ -19,7 +19,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.sql import Executable
 
-from zotify_async_crud._dialects.seam import READ_ONLY, Listed, Pick
+from zotify_async_crud._dialects.seam import Listed, Pick
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -94,16 +94,20 @@ class _SQLite:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def create_engine(
-        self, url: URL, *, pgbouncer: bool, options: Mapping[str, Any]
+        self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]
     ) -> AsyncEngine:
         if pgbouncer:
             raise InvalidValue("pgbouncer", "Input should be False: SQLite has no pooler")
         if "\0" in str(url.database):
             raise InvalidValue("url", "String should not contain NUL characters")
         connect_args = {"timeout": BUSY_TIMEOUT, **options.get("connect_args", {})}
-        settings = {**_pool_settings(url), **options, "connect_args": connect_args}
-        engine = create_async_engine(url, **settings)
-        _set_up(engine, url, autocommit=options.get("isolation_level") == "AUTOCOMMIT")
+        pool = {} if read_only or "poolclass" in options else _ONE_CONNECTION
+        engine = create_async_engine(url, **{**pool, **options, "connect_args": connect_args})
+        if _is_file(url):
+            _create_as_private(engine, url)
+        _configure(engine, read_only=read_only)
+        autocommit = options.get("isolation_level") == "AUTOCOMMIT"
+        _begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", autocommit=autocommit)
         return engine
 
     def translate(self, error: BaseException) -> DatabaseError | None:
@@ -147,59 +151,56 @@ def _nobody() -> None:
     return None
 
 
-def _pool_settings(url: URL) -> dict[str, Any]:
-    if _is_file(url):
-        return {}
-    # Each connection to ":memory:" is a database of its own, so there must be exactly one, and
-    # transactions take turns on it.
-    return {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+# There is one writer at a time. Waiting for it in SQLite's busy handler is a matter of luck and of
+# sleeps up to 100 ms; the queue of a pool is fair. In memory, each connection is its own database.
+_ONE_CONNECTION: Final[dict[str, Any]] = {
+    "poolclass": AsyncAdaptedQueuePool,
+    "pool_size": 1,
+    "max_overflow": 0,
+}
 
 
 def _is_file(url: URL) -> bool:
-    return url.database not in {None, "", ":memory:"}
+    return url.database not in {None, "", ":memory:"} and "uri" not in url.query
 
 
-def _set_up(engine: AsyncEngine, url: URL, *, autocommit: bool) -> None:
-    """Let SQLAlchemy, not the driver, begin transactions, and give each the write lock at once.
+def _create_as_private(engine: AsyncEngine, url: URL) -> None:
+    """Create the file for its owner only; SQLite gives the same mode to its companion files."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def create(*_: object) -> None:
+        with contextlib.suppress(OSError):  # SQLite itself says best why it can't open a file
+            os.close(os.open(str(url.database), os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def _configure(engine: AsyncEngine, *, read_only: bool) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+
+def _begin(engine: AsyncEngine, begin: str, *, autocommit: bool) -> None:
+    """Let SQLAlchemy begin transactions by *begin*, and the driver begin none by itself.
 
     Source: "Enabling Non-Legacy SQLite Transactional Modes" in SQLAlchemy's documentation, and
     https://www.sqlite.org/lang_transaction.html.
     """
-    listen = event.listens_for
-    sync_engine = engine.sync_engine
 
-    if _is_file(url) and "uri" not in url.query:
-
-        @listen(sync_engine, "do_connect")
-        def create_private_file(*_: object) -> None:
-            _create_private_file(str(url.database))
-
-    @listen(sync_engine, "connect")
-    def configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @listen(sync_engine, "checkout")
-    def begin_nothing_by_itself(connection: Any, *_: object) -> None:
-        if connection.isolation_level is not None:  # set back by a use with another isolation level
+    @event.listens_for(engine.sync_engine, "checkout")
+    def begin_nothing(connection: Any, *_: object) -> None:
+        if connection.isolation_level is not None:  # new, or set back after another isolation level
             connection.isolation_level = None
 
-    @listen(sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("isolation_level", autocommit) in {True, "AUTOCOMMIT"}:
-            return
-        read_only = options.get(READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-
-def _create_private_file(path: str) -> None:
-    """Create the database for its owner only; SQLite gives the same mode to its companion files."""
-    with contextlib.suppress(OSError):  # SQLite itself says best why it can't open a file
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        level = connection.get_execution_options().get("isolation_level")
+        if level != "AUTOCOMMIT" and not (autocommit and level is None):
+            connection.exec_driver_sql(begin)
 
 
 SQLITE: Final = _SQLite()

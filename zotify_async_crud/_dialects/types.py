@@ -50,7 +50,7 @@ class Real(TypeDecorator[float]):
         return None if value is None else float(value)
 
 
-class _Secret(str):
+class SecretValue(str):
     """A string that does not show itself in reprs, and so not in echoed parameters or rows."""
 
     __slots__ = ()
@@ -66,10 +66,10 @@ class SecretText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else _Secret(value)
+        return None if value is None else SecretValue(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else _Secret(value)
+        return None if value is None else SecretValue(value)
 
 
 class UTCNow(FunctionElement[dt.datetime]):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime as dt
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from zotify_async_crud._validation import findable
 from zotify_async_crud.errors import InvalidValue
 
 T = TypeVar("T")
@@ -40,10 +40,11 @@ def decode_key(after: str | None) -> tuple[dt.datetime, str] | None:
         return None
     try:
         padded = after.encode("ascii") + b"=" * (-len(after) % 4)
-        created_at, key = base64.b64decode(padded, b"-_", validate=True).decode("ascii").split(" ")
+        text = base64.b64decode(padded, b"-_", validate=True).decode()
+        created_at, key = text.split(" ", maxsplit=1)
         moment = dt.datetime.fromisoformat(created_at).astimezone(dt.UTC)
-        if encode_key(moment, key) == after:
+        if encode_key(moment, key) == after and findable(key, "after"):
             return moment, key
-    except (AttributeError, ValueError, OverflowError, binascii.Error):
+    except (AttributeError, ValueError, OverflowError):
         pass
     raise InvalidValue("after", "Input should be the after of a page")

@@ -20,7 +20,7 @@ _FRESH: Final = {"populate_existing": True}
 
 
 def database_of(db: AsyncSession) -> Database:
-    """Return what differs on the database that *db* talks to."""
+    """Return what differs on the database that *db*, which it makes sure is a session, talks to."""
     if not isinstance(db, AsyncSession | async_scoped_session):
         raise InvalidValue("db", "Input should be an AsyncSession")
     return database_for(db.get_bind(mapper=DownloadJob).dialect)
@@ -28,6 +28,9 @@ def database_of(db: AsyncSession) -> Database:
 
 async def execute(db: AsyncSession, statement: Executable, *, secret: bool = False) -> Result[Any]:
     """Execute *statement*; with *secret*, its values do not show in the chain of an error."""
+    database_of(db)
+    if not db.autoflush:  # or what the caller has changed and not flushed would be read over
+        await _translated(db.flush(), secret=secret)
     return await _translated(db.execute(statement, execution_options=_FRESH), secret=secret)
 
 

@@ -25,7 +25,8 @@ async def create_download_job(db: AsyncSession, job: schemas.DownloadJobCreate) 
     database = database_of(db)
     if not isinstance(job, schemas.DownloadJobCreate):
         raise InvalidValue("job", "Input should be a DownloadJobCreate")
-    track_id = check.validated("track_id", check.ID, job.track_id)
+    # a model that was constructed without validation may have any value, or none
+    track_id = check.validated("track_id", check.ID, getattr(job, "track_id", None))
     created: DownloadJob = (
         await execute(db, sql.create_download_job(database, track_id))
     ).scalar_one()
@@ -34,6 +35,7 @@ async def create_download_job(db: AsyncSession, job: schemas.DownloadJobCreate) 
 
 async def get_download_job(db: AsyncSession, job_id: str) -> DownloadJob | None:
     """Return the job with this id as it is in the database now, or None."""
+    database_of(db)
     if not check.findable(job_id, "job_id"):
         return None
     job: DownloadJob | None = (await execute(db, sql.get_download_job(job_id))).scalar_one_or_none()

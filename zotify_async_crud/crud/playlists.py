@@ -40,6 +40,7 @@ async def create_or_update_playlist(
 
 async def get_playlist(db: AsyncSession, playlist_id: str) -> Playlist | None:
     """Return the playlist with its tracks in order, as it is in the database now, or None."""
+    database_of(db)
     if not check.findable(playlist_id, "playlist_id"):
         return None
     found = (await execute(db, sql.get_playlist(playlist_id))).unique()
