@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -100,11 +101,17 @@ class _SQLite:
             raise InvalidValue("pgbouncer", "Input should be False: SQLite has no pooler")
         if "\0" in str(url.database):
             raise InvalidValue("url", "String should not contain NUL characters")
-        connect_args = {"timeout": BUSY_TIMEOUT, **options.get("connect_args", {})}
+        connect_args = {
+            "timeout": BUSY_TIMEOUT,
+            "factory": _Connection,
+            **options.get("connect_args", {}),
+        }
         pool = {} if read_only or "poolclass" in options else _ONE_CONNECTION
         engine = create_async_engine(url, **{**pool, **options, "connect_args": connect_args})
         if _is_file(url):
             _create_as_private(engine, url)
+        if url.database in _IN_MEMORY:
+            _keep_in_memory(engine)
         _configure(engine, read_only=read_only)
         autocommit = options.get("isolation_level") == "AUTOCOMMIT"
         _begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", autocommit=autocommit)
@@ -126,6 +133,19 @@ def _driver(connection: Connection) -> Any:
     return connection.connection.driver_connection
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that ends its transaction when it is closed.
+
+    SQLite keeps a closed connection and its locks until the last statement with unread rows is gone,
+    and a task that is cancelled keeps such a statement in its traceback.
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # closing goes on, whatever SQLite says
+            self.rollback()
+        super().close()
+
+
 _HOLDER: Final = "zotify_async_crud.holder"
 
 
@@ -140,11 +160,17 @@ def _claim_connection(connection: Connection) -> None:
         return
     holder = info.get(_HOLDER, _nobody)()
     if holder is not None and holder is not connection and holder.in_transaction():
-        raise TransactionRequired(
-            "this engine shares one connection between concurrent sessions (an in-memory SQLite"
-            " database): make it with zotify_async_crud.database.create_engine, or use a file"
-        )
+        # the caller will now roll this transaction back, and with it the holder's
+        event.listen(holder, "commit", _refuse_shared_connection)
+        _refuse_shared_connection()
     info[_HOLDER] = weakref.ref(connection)
+
+
+def _refuse_shared_connection(*_: object) -> None:
+    raise TransactionRequired(
+        "this engine shares one connection between concurrent sessions (an in-memory SQLite"
+        " database): make it with zotify_async_crud.database.create_engine, or use a file"
+    )
 
 
 def _nobody() -> None:
@@ -160,8 +186,11 @@ _ONE_CONNECTION: Final[dict[str, Any]] = {
 }
 
 
+_IN_MEMORY: Final = {None, "", ":memory:"}
+
+
 def _is_file(url: URL) -> bool:
-    return url.database not in {None, "", ":memory:"} and "uri" not in url.query
+    return url.database not in _IN_MEMORY and "uri" not in url.query
 
 
 def _create_as_private(engine: AsyncEngine, url: URL) -> None:
@@ -171,6 +200,27 @@ def _create_as_private(engine: AsyncEngine, url: URL) -> None:
     def create(*_: object) -> None:
         with contextlib.suppress(OSError):  # SQLite itself says best why it can't open a file
             os.close(os.open(str(url.database), os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def _keep_in_memory(engine: AsyncEngine) -> None:
+    """Let an in-memory database live until its engine is disposed of.
+
+    It would end with its one connection, which SQLAlchemy closes when a task is cancelled on it.
+    """
+    name = f"file:zotify-{uuid.uuid4()}?mode=memory&cache=shared"
+    keepers: list[sqlite3.Connection] = []
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect_by_name(_: object, __: object, args: list[Any], parameters: dict[str, Any]) -> None:
+        args[0] = name
+        parameters["uri"] = True
+        if not keepers:
+            keepers.append(sqlite3.connect(name, uri=True, check_same_thread=False))
+
+    @event.listens_for(engine.sync_engine, "engine_disposed")
+    def let_go(_: object) -> None:
+        while keepers:
+            keepers.pop().close()
 
 
 def _configure(engine: AsyncEngine, *, read_only: bool) -> None:
