@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sqlite3
-import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,12 +12,12 @@ from sqlalchemy import Connection, String, bindparam, event, func, select, updat
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects.seam import Listed, Pick
+from zotify_async_crud._dialects.sqlite_engine import create_engine
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -31,9 +28,6 @@ from zotify_async_crud.errors import (
     TransactionConflict,
     TransactionRequired,
 )
-
-BUSY_TIMEOUT: Final = 30.0
-"""Seconds that a transaction waits for the file's only writer before it gives up."""
 
 # https://www.sqlite.org/rescode.html
 _MEANINGS: Final[dict[int, type[DatabaseError]]] = {
@@ -101,21 +95,7 @@ class _SQLite:
             raise InvalidValue("pgbouncer", "Input should be False: SQLite has no pooler")
         if "\0" in str(url.database):
             raise InvalidValue("url", "String should not contain NUL characters")
-        connect_args = {
-            "timeout": BUSY_TIMEOUT,
-            "factory": _Connection,
-            **options.get("connect_args", {}),
-        }
-        pool = {} if read_only or "poolclass" in options else _ONE_CONNECTION
-        engine = create_async_engine(url, **{**pool, **options, "connect_args": connect_args})
-        if _is_file(url):
-            _create_as_private(engine, url)
-        if url.database in _IN_MEMORY:
-            _keep_in_memory(engine)
-        _configure(engine, read_only=read_only)
-        autocommit = options.get("isolation_level") == "AUTOCOMMIT"
-        _begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", autocommit=autocommit)
-        return engine
+        return create_engine(url, options, read_only=read_only)
 
     def translate(self, error: BaseException) -> DatabaseError | None:
         cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error
@@ -131,19 +111,6 @@ class _SQLite:
 
 def _driver(connection: Connection) -> Any:
     return connection.connection.driver_connection
-
-
-class _Connection(sqlite3.Connection):
-    """A connection that ends its transaction when it is closed.
-
-    SQLite keeps a closed connection and its locks until the last statement with unread rows is gone,
-    and a task that is cancelled keeps such a statement in its traceback.
-    """
-
-    def close(self) -> None:
-        with contextlib.suppress(sqlite3.Error):  # closing goes on, whatever SQLite says
-            self.rollback()
-        super().close()
 
 
 _HOLDER: Final = "zotify_async_crud.holder"
@@ -175,82 +142,6 @@ def _refuse_shared_connection(*_: object) -> None:
 
 def _nobody() -> None:
     return None
-
-
-# There is one writer at a time. Waiting for it in SQLite's busy handler is a matter of luck and of
-# sleeps up to 100 ms; the queue of a pool is fair. In memory, each connection is its own database.
-_ONE_CONNECTION: Final[dict[str, Any]] = {
-    "poolclass": AsyncAdaptedQueuePool,
-    "pool_size": 1,
-    "max_overflow": 0,
-}
-
-
-_IN_MEMORY: Final = {None, "", ":memory:"}
-
-
-def _is_file(url: URL) -> bool:
-    return url.database not in _IN_MEMORY and "uri" not in url.query
-
-
-def _create_as_private(engine: AsyncEngine, url: URL) -> None:
-    """Create the file for its owner only; SQLite gives the same mode to its companion files."""
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def create(*_: object) -> None:
-        with contextlib.suppress(OSError):  # SQLite itself says best why it can't open a file
-            os.close(os.open(str(url.database), os.O_CREAT | os.O_WRONLY, 0o600))
-
-
-def _keep_in_memory(engine: AsyncEngine) -> None:
-    """Let an in-memory database live until its engine is disposed of.
-
-    It would end with its one connection, which SQLAlchemy closes when a task is cancelled on it.
-    """
-    name = f"file:zotify-{uuid.uuid4()}?mode=memory&cache=shared"
-    keepers: list[sqlite3.Connection] = []
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def connect_by_name(_: object, __: object, args: list[Any], parameters: dict[str, Any]) -> None:
-        args[0] = name
-        parameters["uri"] = True
-        if not keepers:
-            keepers.append(sqlite3.connect(name, uri=True, check_same_thread=False))
-
-    @event.listens_for(engine.sync_engine, "engine_disposed")
-    def let_go(_: object) -> None:
-        while keepers:
-            keepers.pop().close()
-
-
-def _configure(engine: AsyncEngine, *, read_only: bool) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        if read_only:
-            cursor.execute("PRAGMA query_only = ON")
-        cursor.close()
-
-
-def _begin(engine: AsyncEngine, begin: str, *, autocommit: bool) -> None:
-    """Let SQLAlchemy begin transactions by *begin*, and the driver begin none by itself.
-
-    Source: "Enabling Non-Legacy SQLite Transactional Modes" in SQLAlchemy's documentation, and
-    https://www.sqlite.org/lang_transaction.html.
-    """
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def begin_nothing(connection: Any, *_: object) -> None:
-        if connection.isolation_level is not None:  # new, or set back after another isolation level
-            connection.isolation_level = None
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin_transaction(connection: Connection) -> None:
-        level = connection.get_execution_options().get("isolation_level")
-        if level != "AUTOCOMMIT" and not (autocommit and level is None):
-            connection.exec_driver_sql(begin)
 
 
 SQLITE: Final = _SQLite()

@@ -1,0 +1,120 @@
+"""How an engine on SQLite is set up: who begins, who waits, and what a cancelled task leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+BUSY_TIMEOUT: Final = 30.0
+"""Seconds that a transaction waits for the file's only writer before it gives up."""
+
+# There is one writer at a time. Waiting for it in SQLite's busy handler is a matter of luck and of
+# sleeps up to 100 ms; the queue of a pool is fair. In memory, each connection is its own database.
+_ONE_CONNECTION: Final[dict[str, Any]] = {
+    "poolclass": AsyncAdaptedQueuePool,
+    "pool_size": 1,
+    "max_overflow": 0,
+}
+_IN_MEMORY: Final = {None, "", ":memory:"}
+
+
+def create_engine(url: URL, options: Mapping[str, Any], *, read_only: bool) -> AsyncEngine:
+    """Return an engine as ``database.create_engine`` describes it."""
+    connect_args = {
+        "timeout": BUSY_TIMEOUT,
+        "factory": _Connection,
+        **options.get("connect_args", {}),
+    }
+    pool = {} if read_only or "poolclass" in options else _ONE_CONNECTION
+    engine = create_async_engine(url, **{**pool, **options, "connect_args": connect_args})
+    if url.database in _IN_MEMORY:
+        _keep_in_memory(engine)
+    elif "uri" not in url.query:
+        _create_as_private(engine, url)
+    _configure(engine, read_only=read_only)
+    autocommit = options.get("isolation_level") == "AUTOCOMMIT"
+    _begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", autocommit=autocommit)
+    return engine
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that ends its transaction when it is closed.
+
+    SQLite keeps a closed connection and its locks until the last statement with unread rows is
+    gone, and a task that is cancelled keeps such a statement in its traceback
+    (https://www.sqlite.org/c3ref/close.html).
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # closing goes on, whatever SQLite says
+            self.rollback()
+        super().close()
+
+
+def _create_as_private(engine: AsyncEngine, url: URL) -> None:
+    """Create the file for its owner only; SQLite gives the same mode to its companion files."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def create(*_: object) -> None:
+        with contextlib.suppress(OSError):  # SQLite itself says best why it can't open a file
+            os.close(os.open(str(url.database), os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def _keep_in_memory(engine: AsyncEngine) -> None:
+    """Let an in-memory database live until its engine is disposed of.
+
+    It would end with its one connection, which SQLAlchemy closes when a task is cancelled on it.
+    """
+    name = f"file:zotify-{uuid.uuid4()}?mode=memory&cache=shared"
+    keepers: list[sqlite3.Connection] = []
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect_by_name(_: object, __: object, args: list[Any], parameters: dict[str, Any]) -> None:
+        args[0] = name
+        parameters["uri"] = True
+        if not keepers:
+            keepers.append(sqlite3.connect(name, uri=True, check_same_thread=False))
+
+    @event.listens_for(engine.sync_engine, "engine_disposed")
+    def let_go(_: object) -> None:
+        while keepers:
+            keepers.pop().close()
+
+
+def _configure(engine: AsyncEngine, *, read_only: bool) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+
+def _begin(engine: AsyncEngine, begin: str, *, autocommit: bool) -> None:
+    """Let SQLAlchemy begin transactions by *begin*, and the driver begin none by itself.
+
+    Source: "Enabling Non-Legacy SQLite Transactional Modes" in SQLAlchemy's documentation, and
+    https://www.sqlite.org/lang_transaction.html.
+    """
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def begin_nothing(connection: Any, *_: object) -> None:
+        if connection.isolation_level is not None:  # new, or set back after another isolation level
+            connection.isolation_level = None
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        level = connection.get_execution_options().get("isolation_level")
+        if level != "AUTOCOMMIT" and not (autocommit and level is None):
+            connection.exec_driver_sql(begin)
