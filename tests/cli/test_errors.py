@@ -77,7 +77,7 @@ def test_a_malformed_export_is_told_with_its_place(
     [
         (NOBODY_LISTENS, "the database is unavailable: "),
         (f"{NOBODY_LISTENS}?password=s3cret", "the database is unavailable: "),
-        ("sqlite:///no/such/folder/zotify.db", "the database refuses access: unable to open"),
+        ("sqlite:///no/such/folder/zotify.db", "the database refuses access: No such file"),
         ("sqlite:///notes.txt", "the database refuses access: file is not a database"),
         ("mysql://user:s3cret@host/zotify", "'mysql' is not supported: use postgresql+asyncpg:// "),
         ("zotify.db", "url: Input should be a database URL"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import insert, make_url, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import insert, literal, make_url, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tests.support.factories import Sessions, add_job, add_jobs, all_rows, new_job, stored_job
@@ -19,6 +19,7 @@ from tests.support.faults import (
     writer_of,
 )
 from zotify_async_crud import crud, database
+from zotify_async_crud._dialects.types import Real, SecretText, UTCDateTime
 from zotify_async_crud.errors import (
     AccessRefused,
     DatabaseUnavailable,
@@ -372,3 +373,54 @@ def mode_of(path: Path) -> int:
 def everything_about(error: BaseException) -> str:
     """Return the error, its chain and its traceback as a logger writes them."""
     return "".join(traceback.format_exception(error)) + repr(error)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:pa55@h:port/d",
+        "postgresql://u:pa55@h:65536/d",
+        "postgresql://u:pa55@h/d?no_such_option=1",
+        "sqlite:///a\0b",
+        "sqlite:///zotify.db?timeout=soon",
+        "",
+    ],
+)
+def test_a_url_that_the_driver_would_choke_on_is_refused(url: str) -> None:
+    """At once, and without the password in the error or in its chain."""
+    with pytest.raises(InvalidValue) as refused:
+        database.create_engine(url)
+    assert refused.value.field == "url"
+    assert "pa55" not in "".join(traceback.format_exception(refused.value))
+    assert refused.value.__context__ is None
+
+
+def test_sqlite_has_no_pooler() -> None:
+    """What makes no sense is refused rather than ignored."""
+    with pytest.raises(InvalidValue, match="pgbouncer"):
+        database.create_engine("sqlite:///zotify.db", pgbouncer=True)
+
+
+def test_an_option_that_sqlalchemy_does_not_know_is_its_error() -> None:
+    """Options are SQLAlchemy's, and so is what it says of them."""
+    with pytest.raises(TypeError, match="no_such_option"):
+        database.create_engine("sqlite:///zotify.db", no_such_option=1)
+
+
+async def test_changes_that_were_not_flushed_are_not_read_over(url: str) -> None:
+    """Also in a session that does not flush by itself."""
+    engine = database.create_engine(url)
+    sessions = async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
+    async with sessions.begin() as db:
+        job = await crud.create_download_job(db, new_job("before"))
+        job.track_id = "after"
+        assert [found.track_id for found in await crud.get_all_download_jobs(db)] == ["after"]
+    assert job.track_id == "after"
+    await engine.dispose()
+
+
+async def test_null_passes_through_the_column_types(sessions: Sessions) -> None:
+    """An application's own nullable columns may have the library's types."""
+    nothing = select(*(literal(None, type_()) for type_ in (UTCDateTime, Real, SecretText)))
+    async with sessions() as db:
+        assert (await db.execute(nothing)).one() == (None, None, None)

@@ -26,6 +26,7 @@ from tests.support.factories import (
 from tests.support.faults import (
     begin_deferred,
     file_of,
+    is_sqlite,
     kill,
     only_postgresql,
     only_sqlite,
@@ -480,3 +481,36 @@ async def test_jobs_that_were_acknowledged_survive_a_crash_of_the_server(
     assert all(error.retry_safe for error in errors if error not in unknown)
     assert len(stored) <= len(acknowledged) + len(unknown)
     assert errors
+
+
+async def test_a_misuse_of_the_driver_is_nothing_that_a_retry_mends(
+    sessions: Sessions, engine: AsyncEngine
+) -> None:
+    """What is neither the network, nor another transaction, nor the schema."""
+    misuse = "SELECT ?" if is_sqlite(engine) else "SELECT $1::int"
+    with pytest.raises(DatabaseError) as failed, database.translated_errors():
+        async with sessions.begin() as db:
+            connection = await db.connection()
+            await connection.exec_driver_sql(misuse, () if is_sqlite(engine) else ("text",))
+    assert type(failed.value) is DatabaseError
+    assert not failed.value.retry_safe
+
+
+@only_sqlite
+async def test_a_connection_closed_underneath_is_unavailable(sessions: Sessions) -> None:
+    """The next transaction has another one."""
+    with pytest.raises(DatabaseUnavailable):
+        async with sessions.begin() as db:
+            raw = await (await db.connection()).get_raw_connection()
+            assert raw.driver_connection is not None
+            await raw.driver_connection.close()
+            await crud.create_download_job(db, new_job())
+    await add_job(sessions)
+
+
+async def test_a_detached_connection_is_its_sessions_own(engine: AsyncEngine) -> None:
+    """Nobody can share a connection that has left its pool."""
+    async with engine.connect() as connection:
+        await connection.run_sync(lambda sync: sync.detach())
+        async with AsyncSession(connection) as db:
+            assert await crud.get_next_pending_download_job(db) is None

@@ -127,9 +127,8 @@ class _PostgreSQL:
         if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
             return DatabaseUnavailable("the connection was lost")
         # the driver lets bare TimeoutErrors and other OSErrors out, and so may the application
-        bare = isinstance(error, OSError) and any(_modules(error, "asyncpg"))
-        if bare or isinstance(cause, asyncpg.InterfaceError):
-            return DatabaseUnavailable(str(cause) or type(cause).__name__)
+        if isinstance(error, OSError) and any(_modules(error, "asyncpg")):
+            return DatabaseUnavailable(str(error) or type(error).__name__)
         if isinstance(error, sa_exc.DBAPIError):
             return DatabaseError(type(_origin(cause)).__name__)
         return None

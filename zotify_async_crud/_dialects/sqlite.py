@@ -110,7 +110,8 @@ class _SQLite:
 
 
 def _driver(connection: Connection) -> Any:
-    return connection.connection.driver_connection
+    adapted: Any = connection.connection.dbapi_connection  # also where it has left its pool
+    return adapted.driver_connection
 
 
 _HOLDER: Final = "zotify_async_crud.holder"

@@ -14,6 +14,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from zotify_async_crud.errors import AccessRefused
+
 BUSY_TIMEOUT: Final = 30.0
 """Seconds that a transaction waits for the file's only writer before it gives up."""
 
@@ -65,8 +67,10 @@ def _create_as_private(engine: AsyncEngine, url: URL) -> None:
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def create(*_: object) -> None:
-        with contextlib.suppress(OSError):  # SQLite itself says best why it can't open a file
-            os.close(os.open(str(url.database), os.O_CREAT | os.O_WRONLY, 0o600))
+        try:
+            os.close(os.open(str(url.database), os.O_CREAT | os.O_RDONLY, 0o600))
+        except OSError as error:
+            raise AccessRefused(f"{error.strerror}: {url.database}") from error
 
 
 def _keep_in_memory(engine: AsyncEngine) -> None:
