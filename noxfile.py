@@ -36,6 +36,9 @@ PYTHONS = list(INTERPRETERS)
 os.environ["PATH"] = os.pathsep.join(
     [*(str(Path(path).parent) for path in INTERPRETERS.values()), os.environ["PATH"]]
 )
+# trust the certificates that this machine trusts, as pip does; the second is uv's former name for it
+os.environ.setdefault("UV_SYSTEM_CERTS", "true")
+os.environ.setdefault("UV_NATIVE_TLS", "true")
 # "lowest" takes the floor of every dependency
 PAIRS = [(PYTHONS[0], "lowest"), (PYTHONS[0], "2.0"), *((python, "2.1") for python in PYTHONS[-2:])]
 PAIRS += [(python, "2.1") for python in PYTHONS[1:-2]]
