@@ -36,7 +36,7 @@ PYTHONS = list(INTERPRETERS)
 os.environ["PATH"] = os.pathsep.join(
     [*(str(Path(path).parent) for path in INTERPRETERS.values()), os.environ["PATH"]]
 )
-# trust the certificates that this machine trusts, as pip does; the second is uv's former name for it
+# trust the certificates that this machine trusts, as pip does; the second name is the older one
 os.environ.setdefault("UV_SYSTEM_CERTS", "true")
 os.environ.setdefault("UV_NATIVE_TLS", "true")
 # "lowest" takes the floor of every dependency

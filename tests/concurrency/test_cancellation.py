@@ -117,6 +117,29 @@ async def test_a_transaction_cancelled_anywhere_leaves_all_or_nothing_and_no_loc
     assert outcomes == {True, False}  # of which the last, not cancelled, is True
 
 
+@only_sqlite
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("unit", UNITS)
+async def test_a_coroutine_cancelled_on_a_plain_engine_leaves_no_lock(
+    url: str, plain_sessions: Sessions, unit: str, moment: Moment
+) -> None:
+    """Also where the library did not set up how connections are closed."""
+    work, effect = UNITS[unit]
+
+    async def transaction() -> None:
+        async with plain_sessions.begin() as db:
+            await work(db)
+
+    step, interrupted = 0, True
+    async with apart(url) as observer:
+        while interrupted:
+            await fill(plain_sessions)
+            ended = await cancelled_at(step, moment, transaction())
+            await assert_unlocked(observer)
+            step, interrupted = step + 1, ended.was_cancelled
+        assert await tell(observer, effect) == [True]
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("reader", READERS)
 async def test_a_read_cancelled_anywhere_leaves_no_lock(

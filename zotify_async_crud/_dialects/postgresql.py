@@ -95,6 +95,11 @@ class _PostgreSQL:
         # conflicts with the lock of INSERT, UPDATE and DELETE, and not with that of SELECT
         connection.execute(text(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
 
+    def plan_afresh(self, connection: Connection) -> None:
+        # The checks of foreign keys keep the plan that they made first. One made for a table of a
+        # single page reads the whole table, for every row of ten thousand.
+        connection.exec_driver_sql("DISCARD PLANS")
+
     def lock_schema(self, connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 

@@ -63,6 +63,10 @@ class Database(Protocol):
         """Wait for the writers of *table*, and keep others waiting until the transaction ends."""
         ...
 
+    def plan_afresh(self, connection: Connection) -> None:
+        """Forget how *connection* ran its statements while the tables were smaller."""
+        ...
+
     def lock_schema(self, connection: Connection) -> None:
         """Let one caller at a time create or drop tables, until the transaction ends."""
         ...

@@ -84,6 +84,9 @@ class _SQLite:
     def lock_out_writers(self, connection: Connection, table: str) -> None:
         """There is one writer at a time, and guard_transaction made it this one."""
 
+    def plan_afresh(self, connection: Connection) -> None:
+        """SQLite's foreign keys always go through the index of what they refer to."""
+
     def lock_schema(self, connection: Connection) -> None:
         if not _driver(connection).in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -61,6 +61,11 @@ class _Connection(sqlite3.Connection):
             self.rollback()
         super().close()
 
+    def __del__(self) -> None:
+        # a task that was cancelled while it connected leaves one behind that nobody has
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+
 
 def _create_as_private(engine: AsyncEngine, url: URL) -> None:
     """Create the file for its owner only; SQLite gives the same mode to its companion files."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -48,6 +50,10 @@ async def on_connection(db: AsyncSession, action: Callable[[Connection], None]) 
 async def _translated(running: Awaitable[T], *, secret: bool = False) -> T:
     try:
         return await running
+    except asyncio.CancelledError as cancellation:
+        # Its frames hold a cursor with unread rows, and that holds a lock of SQLite's.
+        traceback.clear_frames(cancellation.__traceback__)
+        raise
     except Exception as error:
         failure = translate(error)
         if failure is None:

@@ -33,6 +33,7 @@ async def create_or_update_playlist(
     await execute(db, sql.create_missing_tracks(database, sorted(set(entries))))
     await execute(db, sql.create_or_rename_playlist(database, key, name))
     await execute(db, sql.remove_entries(key))
+    await on_connection(db, database.plan_afresh)
     await execute(db, sql.add_entries(database, key, entries))
     playlist: Playlist = (await execute(db, sql.get_playlist(key))).unique().scalar_one()
     return playlist
@@ -59,6 +60,7 @@ async def clear_all_playlists_and_tracks(db: AsyncSession) -> None:
     def wait_for_syncs(connection: Connection) -> None:
         # every sync writes to tracks first, so none can slip in between the deletions
         database.lock_out_writers(connection, Track.__tablename__)
+        database.plan_afresh(connection)
 
     await begin_unit(db)
     await on_connection(db, wait_for_syncs)
