@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +53,7 @@ def run(folder: Path, *arguments: str, **variables: str) -> Finished:
 
 def start(folder: Path, *arguments: str) -> Running:
     """Start the program in *folder*; its output goes to the file ``output`` there."""
-    with (folder / "output").open("w") as output:
+    with (folder / "output").open("w") as output, _interruptible():
         return subprocess.Popen(
             [*PROGRAM, *arguments],
             cwd=folder,
@@ -60,6 +62,16 @@ def start(folder: Path, *arguments: str) -> Running:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a process that is started in the block obey SIGINT, even if this one was told not to."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_on_terminal(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
