@@ -483,15 +483,16 @@ async def test_jobs_that_were_acknowledged_survive_a_crash_of_the_server(
     assert errors
 
 
+@pytest.mark.parametrize("parameters", [(), ("a text", "and another")])
 async def test_a_misuse_of_the_driver_is_nothing_that_a_retry_mends(
-    sessions: Sessions, engine: AsyncEngine
+    sessions: Sessions, engine: AsyncEngine, parameters: tuple[str, ...]
 ) -> None:
     """What is neither the network, nor another transaction, nor the schema."""
     misuse = "SELECT ?" if is_sqlite(engine) else "SELECT $1::int"
     with pytest.raises(DatabaseError) as failed, database.translated_errors():
         async with sessions.begin() as db:
             connection = await db.connection()
-            await connection.exec_driver_sql(misuse, () if is_sqlite(engine) else ("text",))
+            await connection.exec_driver_sql(misuse, parameters)
     assert type(failed.value) is DatabaseError
     assert not failed.value.retry_safe
 
@@ -514,3 +515,13 @@ async def test_a_detached_connection_is_its_sessions_own(engine: AsyncEngine) ->
         await connection.run_sync(lambda sync: sync.detach())
         async with AsyncSession(connection) as db:
             assert await crud.get_next_pending_download_job(db) is None
+
+
+@only_postgresql
+async def test_a_value_of_the_wrong_type_is_nothing_that_a_retry_mends(sessions: Sessions) -> None:
+    """The driver refuses it before the server could, with a code of the server's."""
+    with pytest.raises(DatabaseError) as failed, database.translated_errors():
+        async with sessions.begin() as db:
+            await (await db.connection()).exec_driver_sql("SELECT $1::int", ("a text",))
+    assert type(failed.value) is DatabaseError
+    assert failed.value.code is not None
