@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from tests.support.factories import (
     EXPIRES_AT,
+    GOOD,
     Sessions,
     add_some_of_everything,
     all_rows,
@@ -38,26 +39,6 @@ class Bad(NamedTuple):
     argument: str
     value: object
     field: str = ""
-
-
-GOOD: Final[dict[str, dict[str, object]]] = {
-    "create_download_job": {"job": schemas.DownloadJobCreate(track_id="t")},
-    "get_download_job": {"job_id": "j"},
-    "get_all_download_jobs": {},
-    "list_download_jobs": {"limit": 10},
-    "stream_download_jobs": {},
-    "get_next_pending_download_job": {},
-    "update_download_job_status": {"job": DownloadJob(job_id="j"), "status": "failed"},
-    "retry_failed_download_jobs": {},
-    "get_or_create_track": {"track_id": "t"},
-    "create_or_update_playlist": {"playlist_id": "p", "playlist_name": "n", "track_ids": ["t"]},
-    "get_playlist": {"playlist_id": "p"},
-    "clear_all_playlists_and_tracks": {},
-    "get_spotify_token": {},
-    "create_or_update_spotify_token": {"token_data": token_data()},
-    "delete_spotify_token": {},
-}
-"""Every coroutine, with arguments that it takes."""
 
 
 def _cursor(position: str) -> str:

@@ -424,3 +424,18 @@ async def test_null_passes_through_the_column_types(sessions: Sessions) -> None:
     nothing = select(*(literal(None, type_()) for type_ in (UTCDateTime, Real, SecretText)))
     async with sessions() as db:
         assert (await db.execute(nothing)).one() == (None, None, None)
+
+
+@only_sqlite
+@pytest.mark.parametrize("level", ["SERIALIZABLE", "AUTOCOMMIT"])
+async def test_the_driver_begins_nothing_by_itself(engine: AsyncEngine, level: str) -> None:
+    """Neither on a new connection nor after a use with an isolation level of its own."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level=level)
+        await connection.execute(select(1))
+    async with engine.connect() as connection:
+        await connection.execute(select(1))
+        await connection.exec_driver_sql("COMMIT")
+        await connection.exec_driver_sql("INSERT INTO tracks (id) VALUES ('t')")
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        assert not driver.in_transaction

@@ -147,3 +147,23 @@ def statements_sent(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
         yield sent
     finally:
         event.remove(engine.sync_engine, "before_cursor_execute", collect)
+
+
+GOOD: Final[dict[str, dict[str, object]]] = {
+    "create_download_job": {"job": new_job()},
+    "get_download_job": {"job_id": "j"},
+    "get_all_download_jobs": {},
+    "list_download_jobs": {"limit": 10},
+    "stream_download_jobs": {},
+    "get_next_pending_download_job": {},
+    "update_download_job_status": {"job": models.DownloadJob(job_id="j"), "status": "failed"},
+    "retry_failed_download_jobs": {},
+    "get_or_create_track": {"track_id": "t"},
+    "create_or_update_playlist": {"playlist_id": "p", "playlist_name": "n", "track_ids": ["t"]},
+    "get_playlist": {"playlist_id": "p"},
+    "clear_all_playlists_and_tracks": {},
+    "get_spotify_token": {},
+    "create_or_update_spotify_token": {"token_data": token_data()},
+    "delete_spotify_token": {},
+}
+"""Every coroutine, with arguments that it takes."""
