@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -19,6 +20,10 @@ from sqlalchemy.pool import NullPool
 
 from tests.support import postgresql
 from zotify_async_crud import database, models
+
+# nothing here is judged by how long it took: a busy machine must not turn a test red
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 DATABASES = ("postgresql", "sqlite")
 

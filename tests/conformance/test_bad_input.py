@@ -318,9 +318,8 @@ ANY_TEXT: Final = st.text(st.characters(exclude_categories=()), max_size=300)
 
 @settings(
     max_examples=60,
-    deadline=None,
     # the database is the same for all examples, and each is rolled back
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(text=ANY_TEXT)
 @example(text="")

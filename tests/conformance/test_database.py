@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 import stat
 import traceback
 from pathlib import Path
@@ -129,6 +131,24 @@ async def test_the_mode_of_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     await database.create_schema(engine)
     await engine.dispose()
     assert mode_of(path) == 0o660
+
+
+async def test_the_switch_to_the_log_waits_for_whoever_uses_the_file(tmp_path: Path) -> None:
+    """SQLite refuses it at once, so several first processes would fail."""
+    path = tmp_path / "old.db"
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.executescript("CREATE TABLE other (id); BEGIN; SELECT * FROM other")
+    engine = database.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+    creating = asyncio.create_task(database.create_schema(engine))
+    done, _ = await asyncio.wait({creating}, timeout=0.3)
+    assert not done
+
+    reader.close()
+
+    await creating
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+    await engine.dispose()
 
 
 async def test_a_relative_path_is_one_from_the_working_directory(

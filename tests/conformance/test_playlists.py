@@ -291,9 +291,8 @@ TRACK_ID: Final = st.one_of(
 
 @settings(
     max_examples=50,
-    deadline=None,
     # the database is the same for all examples, and each replaces what the one before wrote
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(first=st.lists(TRACK_ID, max_size=30), second=st.lists(TRACK_ID, max_size=30))
 @example(first=["b", "a", "b"], second=["\x01", "\x1f", "\x7f", "\uffff", "\U0001f4be"])

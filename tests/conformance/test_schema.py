@@ -321,7 +321,7 @@ async def test_creating_the_schema_again_changes_and_loses_nothing(
 
 async def test_several_processes_may_create_the_schema_at_once(empty_url: str) -> None:
     """Each has its own engine, all start at the same moment, and none fails."""
-    engines = [database.create_engine(empty_url) for _ in range(5)]
+    engines = [database.create_engine(empty_url) for _ in range(8)]
 
     await asyncio.gather(*(database.create_schema(engine) for engine in engines))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
+import aiosqlite
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -18,6 +21,8 @@ from zotify_async_crud.errors import AccessRefused
 
 BUSY_TIMEOUT: Final = 30.0
 """Seconds that a transaction waits for the file's only writer before it gives up."""
+
+_RETRY_PAUSE: Final = 0.01
 
 # There is one writer at a time. Waiting for it in SQLite's busy handler is a matter of luck and of
 # sleeps up to 100 ms; the queue of a pool is fair. In memory, each connection is its own database.
@@ -102,12 +107,30 @@ def _keep_in_memory(engine: AsyncEngine) -> None:
 def _configure(engine: AsyncEngine, *, read_only: bool) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: object) -> None:
+        connection.run_async(_write_ahead)
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         if read_only:
             cursor.execute("PRAGMA query_only = ON")
         cursor.close()
+
+
+async def _write_ahead(connection: aiosqlite.Connection) -> None:
+    """Switch to the write-ahead log.
+
+    A new file is switched under an exclusive lock, for which SQLite does not wait: of several
+    processes that open it at the same moment, some are refused and have to ask again.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            await connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_RETRY_PAUSE)
+        else:
+            return
 
 
 def _begin(engine: AsyncEngine, begin: str, *, autocommit: bool) -> None:
