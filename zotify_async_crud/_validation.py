@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, TypeVar
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
@@ -13,6 +14,8 @@ from zotify_async_crud.errors import InvalidValue
 T = TypeVar("T")
 
 PAGE_MAX_LENGTH: Final = 1_000
+PRUNE_MAX: Final = 100_000
+ATTEMPT_MAX: Final = 2**31 - 1
 
 ID: Final[TypeAdapter[str]] = TypeAdapter(schemas.Id)
 NAME: Final[TypeAdapter[str]] = TypeAdapter(schemas.Name)
@@ -25,6 +28,25 @@ TOKEN_DATA: Final = TypeAdapter(schemas.SpotifyTokenData)
 LIMIT: Final[TypeAdapter[int]] = TypeAdapter(
     Annotated[int, Strict(), Field(ge=1, le=PAGE_MAX_LENGTH)]
 )
+
+LIMIT_OR_NONE: Final[TypeAdapter[int]] = TypeAdapter(
+    Annotated[int, Strict(), Field(ge=0, le=PAGE_MAX_LENGTH)]
+)
+PRUNED_AT_ONCE: Final[TypeAdapter[int]] = TypeAdapter(
+    Annotated[int, Strict(), Field(ge=1, le=PRUNE_MAX)]
+)
+ERROR_TEXT: Final[TypeAdapter[str]] = TypeAdapter(schemas.ErrorMessage)
+WORKER_ID: Final[TypeAdapter[str]] = TypeAdapter(schemas.WorkerId)
+LEASE: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(schemas.Lease)
+DURATION: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(schemas.Duration)
+OPTIONAL_DURATION: Final[TypeAdapter[dt.timedelta | None]] = TypeAdapter(schemas.Duration | None)
+ON_DUPLICATE: Final[TypeAdapter[schemas.OnDuplicate]] = TypeAdapter(schemas.OnDuplicate)
+JOB: Final = TypeAdapter(schemas.DownloadJobCreate)
+JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
+_JOB_IDS: Final = TypeAdapter(list[schemas.Id])
+_WORKER_IDS: Final = TypeAdapter(list[schemas.WorkerId])
+_ATTEMPTS: Final = TypeAdapter(list[Annotated[int, Strict(), Field(ge=0, le=ATTEMPT_MAX)]])
+_PROGRESS: Final = TypeAdapter(list[schemas.Progress])
 
 # pydantic explains these in terms of a regular expression and of its own implementation
 _REASONS: Final = {
@@ -62,6 +84,69 @@ def token_data(value: object) -> schemas.SpotifyTokenData:
     return validated("token_data", TOKEN_DATA, dict(value))
 
 
+def job(value: object) -> schemas.DownloadJobCreate:
+    """Return *value* as the job that it must be; one made without validation may hold anything."""
+    if not isinstance(value, schemas.DownloadJobCreate):
+        raise InvalidValue("job", "Input should be a DownloadJobCreate")
+    return validated("job", JOB, value)
+
+
+def jobs(value: object) -> list[schemas.DownloadJobCreate]:
+    """Return *value* as the list of jobs that it must be."""
+    return validated("jobs", JOBS, _items("jobs", value, schemas.DownloadJobCreate))
+
+
+def finished_statuses(value: object) -> frozenset[schemas.DownloadJobStatus]:
+    """Return *value* as the statuses of finished jobs that it must be."""
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise InvalidValue("statuses", "Input should be a collection of DownloadJobStatus")
+    found = frozenset(validated("statuses", STATUS, status) for status in value)
+    if not found <= schemas.FINISHED:
+        raise InvalidValue("statuses", "Input should be statuses of finished jobs")
+    return found
+
+
+def claims(value: object) -> list[schemas.Claim]:
+    """Return *value* as the list of claims that it must be."""
+    found = _items("claims", value, schemas.Claim)
+    _check_claims("claims", found)
+    return found
+
+
+def settlements(value: object) -> list[schemas.Settlement]:
+    """Return *value* as the list of settlements that it must be."""
+    found = _items("settlements", value, schemas.Settlement)
+    _check_claims("claim", [settlement.claim for settlement in found])
+    return found
+
+
+def progress_of_claims(value: object) -> dict[schemas.Claim, float]:
+    """Return *value* as the progress of claims that it must be."""
+    if not isinstance(value, Mapping):
+        raise InvalidValue("progress", "Input should be a mapping of claims to their progress")
+    found = _items("progress", list(value), schemas.Claim)
+    _check_claims("progress", found)
+    return dict(zip(found, validated("progress", _PROGRESS, list(value.values())), strict=True))
+
+
+def _items(field: str, value: object, kind: type[T]) -> list[T]:
+    if not isinstance(value, list | tuple):
+        raise InvalidValue(field, f"Input should be a list of {kind.__name__}")
+    for place, item in enumerate(value):
+        if not isinstance(item, kind):
+            raise InvalidValue(f"{field}[{place}]", f"Input should be a {kind.__name__}")
+    return list(value)
+
+
+def _check_claims(field: str, found: Sequence[schemas.Claim]) -> None:
+    for place, claim in enumerate(found):
+        if not isinstance(claim, schemas.Claim):
+            raise InvalidValue(f"{field}[{place}]", "Input should be a Claim")
+    validated(field, _JOB_IDS, [claim.job_id for claim in found])
+    validated(field, _ATTEMPTS, [claim.attempt for claim in found])
+    validated(field, _WORKER_IDS, [claim.worker_id for claim in found])
+
+
 def findable(value: object, field: str) -> bool:
     """Tell whether a row can have the id *value*; PostgreSQL refuses some even in a query."""
     if not isinstance(value, str):
@@ -75,5 +160,8 @@ def findable(value: object, field: str) -> bool:
 
 def _place(field: str, location: tuple[str | int, ...]) -> str:
     for step in location:
-        field = f"{field}[{step}]" if isinstance(step, int) else step
+        if isinstance(step, int):
+            field = f"{field}[{step}]"
+        else:
+            field = f"{field}.{step}" if field.endswith("]") else step
     return field

@@ -81,6 +81,35 @@ class DownloadJobNotFound(ZotifyCrudError):
         return f"there is no download job {self.job_id}"
 
 
+class DownloadJobExists(ZotifyCrudError):
+    """A unique job whose track has one that is pending or in progress; roll back, and keep that."""
+
+    def __str__(self) -> str:
+        return "the track has a unique download job that is pending or in progress"
+
+
+class DownloadJobClaimed(ZotifyCrudError):
+    """A worker holds the job by a claim; use ``crud.cancel_download_job``, or wait for it."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"a worker holds download job {self.job_id} at the moment"
+
+
+class LeaseLost(ZotifyCrudError):
+    """The claim does not hold any more; roll back and stop: another worker may have the job."""
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(job_id, attempt)
+        self.job_id, self.attempt = job_id, attempt
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} at download job {self.job_id} lost its lease"
+
+
 class DatabaseError(ZotifyCrudError):
     """The database or its driver failed in a way that the caller cannot mend; report it.
 

@@ -11,12 +11,16 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Enum,
     ForeignKey,
     Index,
     MetaData,
+    SmallInteger,
+    String,
     Text,
+    false,
     inspect,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
@@ -34,9 +38,23 @@ from zotify_async_crud._dialects.types import (
     tune_for_updates,
 )
 from zotify_async_crud.errors import TracksNotLoaded
-from zotify_async_crud.schemas import ID_MAX_LENGTH, JOB_ID_MAX_LENGTH, DownloadJobStatus
+from zotify_async_crud.schemas import (
+    DEFAULT_MAX_ATTEMPTS,
+    ID_MAX_LENGTH,
+    JOB_ID_MAX_LENGTH,
+    WORKER_ID_MAX_LENGTH,
+    DownloadJobStatus,
+)
 
-__all__ = ["Base", "DownloadJob", "Playlist", "PlaylistTrack", "SpotifyToken", "Track"]
+__all__ = [
+    "Base",
+    "DownloadJob",
+    "DownloadQueue",
+    "Playlist",
+    "PlaylistTrack",
+    "SpotifyToken",
+    "Track",
+]
 
 SPOTIFY_ID: Final = identifier(ID_MAX_LENGTH)
 STATUS: Final = Enum(
@@ -45,6 +63,12 @@ STATUS: Final = Enum(
     length=16,
     values_callable=lambda statuses: [status.value for status in statuses],
 )
+
+
+UNIQUE_JOBS: Final = "is_unique AND status IN ('pending', 'in_progress')"
+"""Of the jobs that fit, a track has at most one."""
+
+UNIQUE_INDEX: Final = "uq_download_jobs_track"
 
 
 def _one_of(statuses: type[DownloadJobStatus]) -> str:
@@ -80,12 +104,37 @@ class DownloadJob(Base):
     created_at: Mapped[dt.datetime] = mapped_column(UTCDateTime, server_default=UTCNow())
     error_message: Mapped[str | None] = mapped_column(Text)
 
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    available_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    max_attempts: Mapped[int] = mapped_column(server_default=str(DEFAULT_MAX_ATTEMPTS))
+    is_unique: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    worker_id: Mapped[str | None] = mapped_column(String(WORKER_ID_MAX_LENGTH))
+    # no index holds what a renewal changes, so that PostgreSQL can update in place
+    lease_expires_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    started_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
+    finished_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
+
     __table_args__ = (
         CheckConstraint(f"length(job_id) BETWEEN 1 AND {JOB_ID_MAX_LENGTH}", name="job_id"),
         CheckConstraint(f"length(track_id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="track_id"),
         CheckConstraint(_one_of(DownloadJobStatus), name="status"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+        CheckConstraint("attempt >= 0", name="attempt"),
+        CheckConstraint("max_attempts >= 1", name="max_attempts"),
+        CheckConstraint(
+            "lease_expires_at IS NULL OR (status = 'in_progress' AND worker_id IS NOT NULL)",
+            name="lease",
+        ),
         Index("ix_download_jobs_created", "created_at", "job_id"),
+        partial_index(
+            "ix_download_jobs_pending",
+            "priority DESC",
+            "coalesce(available_at, created_at)",
+            "job_id",
+            where="status = 'pending'",
+        ),
         # One small index for each status that is looked for while a million jobs are completed.
         *(
             partial_index(
@@ -94,13 +143,28 @@ class DownloadJob(Base):
                 "job_id",
                 where=f"status = '{status.value}'",
             )
-            for status in DownloadJobStatus
-            if status is not DownloadJobStatus.COMPLETED
+            for status in (DownloadJobStatus.IN_PROGRESS, DownloadJobStatus.FAILED)
         ),
+        partial_index("ix_download_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        partial_index(UNIQUE_INDEX, "track_id", where=UNIQUE_JOBS, unique=True),
     )
 
     def __repr__(self) -> str:
         return _repr(self, "job_id", "track_id", "status", "progress")
+
+
+class DownloadQueue(Base):
+    """Whether the queue hands out jobs; without a row it does."""
+
+    __tablename__ = "download_queue"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
+    paused: Mapped[bool] = mapped_column(Boolean, server_default=false())
+
+    __table_args__ = (CheckConstraint("id = 1", name="single"),)
+
+    def __repr__(self) -> str:
+        return _repr(self, "paused")
 
 
 class Track(Base):

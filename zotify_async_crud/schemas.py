@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -35,6 +37,22 @@ TOKEN_MAX_LENGTH: Final = 16_384
 PLAYLIST_MAX_TRACKS: Final = 1_000_000
 """Entries of one playlist; Spotify itself allows 10,000."""
 
+PRIORITY_MIN: Final = -32_768
+PRIORITY_MAX: Final = 32_767
+"""The lowest and the highest priority of a job."""
+
+ATTEMPTS_MAX: Final = 32_767
+"""The most attempts that a job may be given."""
+
+DEFAULT_MAX_ATTEMPTS: Final = 5
+"""Attempts that a job has unless it says otherwise."""
+
+DURATION_MAX: Final = dt.timedelta(days=3_650)
+"""The longest lease, delay or age."""
+
+WORKER_ID_MAX_LENGTH: Final = 255
+"""Characters of a worker's id."""
+
 _NO_NUL: Final = r"^[^\x00]*$"
 
 
@@ -46,12 +64,34 @@ def _in_utc(value: dt.datetime) -> dt.datetime:
         raise PydanticCustomError("datetime_range", message) from None
 
 
+def _in_seconds(value: object) -> object:
+    """Read a plain number as seconds; pydantic would also take text and booleans."""
+    if isinstance(value, dt.timedelta):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError, ValueError):
+            return dt.timedelta(seconds=value)
+        raise PydanticCustomError("duration_range", "Input should be a finite number of seconds")
+    raise PydanticCustomError("duration_type", "Input should be a timedelta or seconds")
+
+
 Id = Annotated[str, Strict(), Field(min_length=1, max_length=ID_MAX_LENGTH, pattern=_NO_NUL)]
 Name = Annotated[str, Strict(), Field(max_length=NAME_MAX_LENGTH, pattern=_NO_NUL)]
 ErrorMessage = Annotated[str, Strict(), Field(max_length=ERROR_MAX_LENGTH, pattern=_NO_NUL)]
 Progress = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
 Token = Annotated[str, Strict(), Field(min_length=1, max_length=TOKEN_MAX_LENGTH, pattern=_NO_NUL)]
 Instant = Annotated[AwareDatetime, Strict(), AfterValidator(_in_utc)]
+Priority = Annotated[int, Strict(), Field(ge=PRIORITY_MIN, le=PRIORITY_MAX)]
+Attempts = Annotated[int, Strict(), Field(ge=1, le=ATTEMPTS_MAX)]
+WorkerId = Annotated[
+    str, Strict(), Field(min_length=1, max_length=WORKER_ID_MAX_LENGTH, pattern=_NO_NUL)
+]
+Duration = Annotated[
+    dt.timedelta, BeforeValidator(_in_seconds), Field(ge=dt.timedelta(0), le=DURATION_MAX)
+]
+Lease = Annotated[
+    dt.timedelta, BeforeValidator(_in_seconds), Field(gt=dt.timedelta(0), le=DURATION_MAX)
+]
 TrackIds = Annotated[list[Id], Field(max_length=PLAYLIST_MAX_TRACKS)]
 
 
@@ -62,6 +102,13 @@ class DownloadJobStatus(StrEnum):
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED: Final = frozenset(
+    {DownloadJobStatus.COMPLETED, DownloadJobStatus.FAILED, DownloadJobStatus.CANCELLED}
+)
+"""What a job is when nothing more happens to it by itself."""
 
 
 def _text(value: object) -> object:
@@ -76,14 +123,37 @@ Status = Annotated[DownloadJobStatus, BeforeValidator(_text)]
 class DownloadJobCreate(BaseModel):
     """A download to enqueue.
 
+    ``priority`` goes from -32,768 to 32,767; the highest is taken first, and among equals the one
+    that has been due for longest. A job with an ``available_at`` is not due before. A job that
+    fails or loses its worker is tried again until it has had ``max_attempts``. Of all jobs that are
+    ``unique``, at most one for a track is pending or in progress.
+
     Raises:
-        pydantic.ValidationError: ``track_id`` is empty, longer than ``ID_MAX_LENGTH``, or holds a
-            NUL character or a lone surrogate.
+        pydantic.ValidationError: A value does not fit: ``track_id`` is empty, longer than
+            ``ID_MAX_LENGTH``, or holds a NUL character or a lone surrogate; ``available_at`` has no
+            time zone; a number is out of its range.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")
 
     track_id: Id
+    priority: Priority = 0
+    available_at: Instant | None = None
+    max_attempts: Attempts = DEFAULT_MAX_ATTEMPTS
+    unique: Annotated[bool, Strict()] = False
+
+
+class OnDuplicate(StrEnum):
+    """What becomes of a unique job whose track has one that is pending or in progress already."""
+
+    EXISTING = "existing"
+    """The existing job is returned instead."""
+
+    SKIP = "skip"
+    """It is left out."""
+
+    ERROR = "error"
+    """``DownloadJobExists`` is raised."""
 
 
 class DownloadJob(BaseModel):
@@ -97,6 +167,104 @@ class DownloadJob(BaseModel):
     progress: float
     created_at: dt.datetime
     error_message: str | None
+    priority: int
+    available_at: dt.datetime | None
+    attempt: int
+    max_attempts: int
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to do one attempt at a job, until its lease ends.
+
+    ``attempt`` is the fencing token: every claim of a job has a higher one, and what is written for
+    an earlier claim is refused.
+    """
+
+    job_id: str
+    track_id: str
+    attempt: int
+    max_attempts: int
+    worker_id: str
+    lease_expires_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How an attempt ended."""
+
+    claim: Claim
+
+    outcome: DownloadJobStatus
+    """``completed``, ``failed``, or ``pending`` for an attempt that is given back."""
+
+    error: str | None = None
+
+    retry_in: dt.timedelta | None = None
+    """When a failed job is tried again, if it has attempts left; None: it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What came of settling jobs and claiming the next at once."""
+
+    claims: list[Claim]
+
+    lost: list[Claim]
+    """Claims that did not hold any more: what they were to be settled with was not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What became of claims whose leases were renewed."""
+
+    renewed: list[Claim]
+    """They hold, with their new lease ends."""
+
+    lost: list[Claim]
+    """They hold no more: another worker may have the job. Stop working on it."""
+
+    cancel_requested: list[Claim]
+    """Of those that hold, the ones whose jobs somebody wants to be cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """How many jobs were taken from workers whose leases had expired, and what they became."""
+
+    retried: int
+    failed: int
+    cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadQueueStats:
+    """The queue at one moment. The finished jobs of the past are not counted, but the failed."""
+
+    pending: int
+    """Jobs that are due."""
+
+    scheduled: int
+    """Pending jobs that are not due yet."""
+
+    in_progress: int
+    failed: int
+
+    completed_last_minute: int
+    """Jobs completed within the last 60 seconds."""
+
+    oldest_pending_age: dt.timedelta | None
+    """For how long the job that is due for longest has been waiting; None when none is due."""
+
+    paused: bool
+
+    @property
+    def rate(self) -> float:
+        """Jobs completed in a second, over the last minute."""
+        return self.completed_last_minute / 60
 
 
 class Track(BaseModel):

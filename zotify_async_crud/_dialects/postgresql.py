@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import Connection, String, bindparam, func, literal, select, text
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Lateral,
+    Select,
+    String,
+    Subquery,
+    any_,
+    bindparam,
+    func,
+    literal,
+    select,
+    text,
+    true,
+    type_coerce,
+)
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, aliased
 from sqlalchemy.sql import Executable
 
-from zotify_async_crud._dialects.seam import Listed, Pick
+from zotify_async_crud._dialects.connections import dedicated
+from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Column, Listed, Queue
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -34,6 +53,9 @@ CONNECT_TIMEOUT: Final = 10.0
 
 COMMAND_TIMEOUT: Final = 60.0
 """Seconds until a statement is given up, so that a dead network cannot hang a caller."""
+
+CHANNEL: Final = "zotify_download_jobs"
+"""The channel of LISTEN and NOTIFY that tells of jobs that are due."""
 
 _HIGHEST_PORT: Final = 65_535
 _SCHEMA_LOCK: Final = (
@@ -63,6 +85,9 @@ _HINTS: Final = {"26000": _POOLER, "42P05": _POOLER}
 
 
 class _PostgreSQL:
+    writes_together = True
+    polls_by_watching = False
+
     def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert:
         return postgresql.insert(entity)
 
@@ -73,15 +98,44 @@ class _PostgreSQL:
         # ORDINALITY counts from 1, and every position in this library from 0
         return Listed(rows, rows.c.position - 1, rows.c.value)
 
-    def pick_up(self, pick: Pick) -> Executable:
-        return (
-            select(pick.entity)
-            .where(pick.criterion)
-            .order_by(*pick.order)
-            # a bound limit would let a generic plan sort the whole queue
-            .limit(literal(1, literal_execute=True))
-            .with_for_update(skip_locked=True)
+    def rows(self, name: str, columns: Mapping[str, Column]) -> Subquery:
+        first, *_ = columns
+        varying = {
+            key: column
+            for key, column in columns.items()
+            if key == first or len(set(column.values)) > 1
+        }
+        arrays = (
+            bindparam(None, list(column.values), postgresql.ARRAY(column.type))
+            for column in varying.values()
         )
+        unnested = func.unnest(*arrays).table_valued(*varying, name=name).render_derived()
+        # what is the same in every row need not be sent for each
+        values = (
+            type_coerce(unnested.c[key], column.type)
+            if key in varying
+            else literal(column.values[0], column.type)
+            for key, column in columns.items()
+        )
+        labelled = (value.label(key) for key, value in zip(columns, values, strict=True))
+        return select(*labelled).subquery(f"{name}_rows")
+
+    def hold_first(self, queue: Queue) -> Executable:
+        priorities, due = _due(queue, select(queue.rows))
+        entity = aliased(queue.table, due)
+        first = select(entity).select_from(priorities.join(due, true())).where(queue.opened)
+        return first.limit(literal(1, literal_execute=True))
+
+    def is_among_first(self, queue: Queue, limit: int) -> ColumnElement[bool]:
+        priorities, due = _due(queue, select(queue.key))
+        keys = select(due.c[queue.key.key]).select_from(priorities.join(due, true()))
+        first = keys.where(queue.opened).limit(limit)
+        return _is_one_of(queue.table.__table__.c[queue.key.key], first)
+
+    def is_free(
+        self, key: ColumnElement[str], found: Select[Any], held: FromClause
+    ) -> ColumnElement[bool]:
+        return _is_one_of(key, found.with_for_update(skip_locked=True, of=held))
 
     def guard_transaction(self, connection: Connection) -> None:
         driver: Any = connection.connection.dbapi_connection
@@ -122,6 +176,21 @@ class _PostgreSQL:
         engine = create_async_engine(url, **settings)
         return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
+    async def notify_others(self, engine: AsyncEngine) -> None:
+        alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with alone.connect() as connection:
+            await connection.execute(select(func.pg_notify(CHANNEL, "")))
+
+    async def watch_others(
+        self, engine: AsyncEngine, watcher: Callable[[], None], interval: float
+    ) -> None:
+        lost = asyncio.Event()
+        async with dedicated(engine) as driver:
+            driver.add_termination_listener(lambda _: lost.set())
+            await driver.add_listener(CHANNEL, lambda *_: watcher())
+            watcher()  # for what was missed while nobody listened
+            await lost.wait()
+
     def translate(self, error: BaseException) -> DatabaseError | None:
         # what the driver raises while connecting does not pass through SQLAlchemy's translation
         cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error
@@ -137,6 +206,24 @@ class _PostgreSQL:
         if isinstance(error, sa_exc.DBAPIError):
             return DatabaseError(type(_origin(cause)).__name__)
         return None
+
+
+def _due(queue: Queue, rows: Select[Any]) -> tuple[CTE, Lateral]:
+    """Return the priorities and what is due in each, held as far as it is really read."""
+    priorities = queue.priorities()
+    due = (
+        rows.where(queue.waiting, queue.priority == priorities.c.priority, queue.due)
+        .order_by(queue.turn, queue.key)
+        # a bound limit would let a generic plan sort the whole queue
+        .limit(literal(MOST_AT_ONCE, literal_execute=True))
+        .with_for_update(skip_locked=True)
+    )
+    return priorities, due.lateral("due")
+
+
+def _is_one_of(key: ColumnElement[str], found: Select[Any]) -> ColumnElement[bool]:
+    # An array is made once. A subquery in IN may be run again, and then locks other rows.
+    return key == any_(func.array(found.scalar_subquery()))
 
 
 def is_connecting(error: BaseException) -> bool:

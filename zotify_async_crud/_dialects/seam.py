@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, Connection, FromClause
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    Subquery,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.types import TypeEngine
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud.errors import DatabaseError
+
+
+MOST_AT_ONCE: Final = 1_000
+"""Rows that one statement may take from a queue."""
+
+
+class Column(NamedTuple):
+    """A column of ``Database.rows``: its type, and a value for each row."""
+
+    type: TypeEngine[Any]
+    values: Sequence[Any]
 
 
 class Listed(NamedTuple):
@@ -23,21 +44,45 @@ class Listed(NamedTuple):
     value: ColumnElement[str]
 
 
-class Pick(NamedTuple):
-    """Which row to pick up: the first in *order* that fits *criterion*.
+class Queue(NamedTuple):
+    """How a table is worked off: what waits and is due, by priority, and in turn among equals.
 
-    *harmless* is a column in no index, so that writing it to itself costs least.
+    All expressions are about *rows*, an alias, so that they can stand inside a statement about the
+    table itself. *harmless* is a column in no index, so that writing it to itself costs least.
     """
 
-    entity: type[DeclarativeBase]
-    key: ColumnElement[str]
-    criterion: ColumnElement[bool]
-    order: tuple[ColumnElement[Any], ...]
-    harmless: ColumnElement[Any]
+    table: type[DeclarativeBase]
+    rows: type[DeclarativeBase]
+    key: InstrumentedAttribute[str]
+    priority: InstrumentedAttribute[int]
+    turn: ColumnElement[Any]
+    waiting: ColumnElement[bool]
+    due: ColumnElement[bool]
+    opened: ColumnElement[bool]
+    harmless: str
+
+    def priorities(self) -> CTE:
+        """Return the priorities of what waits, highest first, each found by one look in the index.
+
+        A plain ORDER BY priority would have to read past all that is not due yet.
+        """
+        highest = select(func.max(self.priority).label("priority")).where(self.waiting)
+        found = highest.cte("priorities", recursive=True)
+        next_lower = select(func.max(self.priority)).where(
+            self.waiting, self.priority < found.c.priority
+        )
+        lower = select(next_lower.scalar_subquery()).where(found.c.priority.is_not(None))
+        return found.union_all(lower)
 
 
 class Database(Protocol):
     """What differs between the databases; each implementation is a stateless object."""
+
+    writes_together: bool
+    """Whether one statement can contain several writes."""
+
+    polls_by_watching: bool
+    """Whether ``watch_others`` looks by itself, at less cost than a claim."""
 
     def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
         """Return an INSERT that understands ON CONFLICT."""
@@ -47,8 +92,22 @@ class Database(Protocol):
         """Return *values* as rows, in one bound parameter however many they are."""
         ...
 
-    def pick_up(self, pick: Pick) -> Executable:
+    def rows(self, name: str, columns: Mapping[str, Column]) -> Subquery:
+        """Return *columns* as rows, in a number of bound parameters that does not grow."""
+        ...
+
+    def hold_first(self, queue: Queue) -> Executable:
         """Return the statement that reads the first row and holds it until the transaction ends."""
+        ...
+
+    def is_among_first(self, queue: Queue, limit: int) -> ColumnElement[bool]:
+        """Return whether a row of an UPDATE is one of the first *limit* that nobody holds."""
+        ...
+
+    def is_free(
+        self, key: ColumnElement[str], found: Select[Any], held: FromClause
+    ) -> ColumnElement[bool]:
+        """Return whether *key* is *found*, in rows of *held* that no other transaction holds."""
         ...
 
     def guard_transaction(self, connection: Connection) -> None:
@@ -75,6 +134,19 @@ class Database(Protocol):
         self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]
     ) -> AsyncEngine:
         """Return an engine set up the one way this library supports."""
+        ...
+
+    async def notify_others(self, engine: AsyncEngine) -> None:
+        """Tell the ``watch_others`` of all processes that there is something new."""
+        ...
+
+    async def watch_others(
+        self, engine: AsyncEngine, watcher: Callable[[], None], interval: float
+    ) -> None:
+        """Call *watcher* when another process has something new, until the connection is lost.
+
+        Where nothing calls back, look every *interval* seconds.
+        """
         ...
 
     def translate(self, error: BaseException) -> DatabaseError | None:

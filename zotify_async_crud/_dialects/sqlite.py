@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import json
+import random
 import sqlite3
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, String, bindparam, event, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Join,
+    Select,
+    String,
+    Subquery,
+    bindparam,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Executable
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from zotify_async_crud._dialects.seam import Listed, Pick
-from zotify_async_crud._dialects.sqlite_engine import create_engine
+from zotify_async_crud._dialects.connections import dedicated
+from zotify_async_crud._dialects.seam import Column, Listed, Queue
+from zotify_async_crud._dialects.sqlite_engine import create_engine, is_in_memory
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -49,6 +71,9 @@ _MEANINGS: Final[dict[int, type[DatabaseError]]] = {
 
 
 class _SQLite:
+    writes_together = False
+    polls_by_watching = True
+
     def insert(self, entity: type[DeclarativeBase]) -> sqlite.Insert:
         return sqlite.insert(entity)
 
@@ -57,17 +82,37 @@ class _SQLite:
         rows = func.json_each(array).table_valued("key", "value", name="listed")
         return Listed(rows, rows.c.key, rows.c.value)
 
-    def pick_up(self, pick: Pick) -> Executable:
+    def rows(self, name: str, columns: Mapping[str, Column]) -> Subquery:
+        values = (_stored(column) for column in columns.values())
+        array = bindparam(None, json.dumps(list(zip(*values, strict=True))), String)
+        found = func.json_each(array).table_valued("value", name=name)
+        typed = (
+            func.json_extract(found.c.value, text(f"'$[{place}]'"), type_=column.type).label(key)
+            for place, (key, column) in enumerate(columns.items())
+        )
+        return select(*typed).subquery(f"{name}_rows")
+
+    def hold_first(self, queue: Queue) -> Executable:
         # SQLite has no row locks. A write, even of what stands there already, takes the file's only
         # write lock; the driver's own BEGIN comes before an UPDATE and not before a SELECT.
-        first = select(pick.key).where(pick.criterion).order_by(*pick.order).limit(1)
+        columns = queue.table.__table__.c
+        harmless = columns[queue.harmless]
         return (
-            update(pick.entity)
-            .where(pick.key == first.scalar_subquery())
-            .values({pick.harmless: pick.harmless})
-            .returning(pick.entity)
+            update(queue.table)
+            .where(columns[queue.key.key] == _first(queue, 1).scalar_subquery())
+            .values({harmless: harmless})
+            .returning(queue.table)
             .execution_options(synchronize_session=False)
         )
+
+    def is_among_first(self, queue: Queue, limit: int) -> ColumnElement[bool]:
+        key: ColumnElement[str] = queue.table.__table__.c[queue.key.key]
+        return key.in_(_first(queue, limit))
+
+    def is_free(
+        self, key: ColumnElement[str], found: Select[Any], held: FromClause
+    ) -> ColumnElement[bool]:
+        return key.in_(found)  # an UPDATE is alone
 
     def guard_transaction(self, connection: Connection) -> None:
         driver = _driver(connection)
@@ -100,6 +145,26 @@ class _SQLite:
             raise InvalidValue("url", "String should not contain NUL characters")
         return create_engine(url, options, read_only=read_only)
 
+    async def notify_others(self, engine: AsyncEngine) -> None:
+        """The file itself tells: see watch_others."""
+
+    async def watch_others(
+        self, engine: AsyncEngine, watcher: Callable[[], None], interval: float
+    ) -> None:
+        if is_in_memory(engine.url):
+            return  # no other process can see it
+        async with dedicated(engine) as driver:
+            seen = None
+            while True:
+                # changes when another connection has committed; it reads one page at most
+                cursor = await driver.execute("PRAGMA data_version")
+                version = await cursor.fetchone()
+                await cursor.close()
+                if version != seen:
+                    seen = version
+                    watcher()
+                await asyncio.sleep(interval * random.uniform(1, 1.25))
+
     def translate(self, error: BaseException) -> DatabaseError | None:
         cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error
         if not isinstance(cause, sqlite3.Error):
@@ -110,6 +175,39 @@ class _SQLite:
             return (DatabaseUnavailable if lost else DatabaseError)(str(cause))
         meaning = _MEANINGS.get(code & 0xFF, DatabaseError)  # the low byte is the primary code
         return meaning(str(cause), cause.sqlite_errorname)
+
+
+class _CrossJoin(Join):
+    """A join whose left side SQLite keeps on the outside, so that its order is the result's.
+
+    Source: "Manual Control Of Query Plans Using CROSS JOIN" in
+    https://www.sqlite.org/optoverview.html.
+    """
+
+    inherit_cache = True
+
+
+@compiles(_CrossJoin)
+def _cross_join(join: _CrossJoin, compiler: SQLCompiler, **kw: Any) -> str:
+    sides = (compiler.process(side, **{**kw, "asfrom": True}) for side in (join.left, join.right))
+    return " CROSS JOIN ".join(sides)
+
+
+def _first(queue: Queue, limit: int) -> Select[Any]:
+    """Return the keys of what is due, in order without sorting all of it."""
+    priorities = queue.priorities()
+    return (
+        select(queue.key)
+        .select_from(_CrossJoin(priorities, inspect(queue.rows).selectable, true()))
+        .where(queue.waiting, queue.priority == priorities.c.priority, queue.due, queue.opened)
+        .limit(limit)
+    )
+
+
+def _stored(column: Column) -> Iterator[Any]:
+    """Yield the values of *column* as SQLite keeps them; JSON has no datetimes."""
+    for value in column.values:
+        yield f"{value:%Y-%m-%d %H:%M:%S.%f}" if isinstance(value, dt.datetime) else value
 
 
 def _driver(connection: Connection) -> Any:

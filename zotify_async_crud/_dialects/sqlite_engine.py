@@ -43,7 +43,7 @@ def create_engine(url: URL, options: Mapping[str, Any], *, read_only: bool) -> A
     }
     pool = {} if read_only or "poolclass" in options else _ONE_CONNECTION
     engine = create_async_engine(url, **{**pool, **options, "connect_args": connect_args})
-    if url.database in _IN_MEMORY:
+    if is_in_memory(url):
         _keep_in_memory(engine)
     elif "uri" not in url.query:
         _create_as_private(engine, url)
@@ -51,6 +51,11 @@ def create_engine(url: URL, options: Mapping[str, Any], *, read_only: bool) -> A
     autocommit = options.get("isolation_level") == "AUTOCOMMIT"
     _begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", autocommit=autocommit)
     return engine
+
+
+def is_in_memory(url: URL) -> bool:
+    """Tell whether the database is gone with its connection, and so can have no other process."""
+    return url.database in _IN_MEMORY
 
 
 class _Connection(sqlite3.Connection):

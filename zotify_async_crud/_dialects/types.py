@@ -73,26 +73,40 @@ class SecretText(TypeDecorator[str]):
 
 
 class UTCNow(FunctionElement[dt.datetime]):
-    """The database's clock at this very moment, not at the beginning of the transaction."""
+    """The database's clock when the statement began: one moment for all of its rows.
+
+    With an argument, as many seconds later.
+    """
 
     type = UTCDateTime()
     inherit_cache = True
 
 
+# not clock_timestamp(), which is no one moment, and so keeps PostgreSQL from using an index
 @compiles(UTCNow, "postgresql")
 def _postgresql_now(element: UTCNow, compiler: SQLCompiler, **kw: Any) -> str:
-    return "clock_timestamp()"
+    seconds = compiler.process(element.clauses, **kw)
+    return f"statement_timestamp() + make_interval(secs => {seconds})" if seconds else _PG_NOW
 
 
 @compiles(UTCNow, "sqlite")
 def _sqlite_now(element: UTCNow, compiler: SQLCompiler, **kw: Any) -> str:
     # in the very format that SQLAlchemy stores and compares datetimes, to the millisecond
-    return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+    seconds = compiler.process(element.clauses, **kw)
+    later = f", printf('%+.3f seconds', {seconds})" if seconds else ""
+    return f"(strftime('%Y-%m-%d %H:%M:%f000', 'now'{later}))"
 
 
-def partial_index(name: str, *columns: str, where: str) -> Index:
-    """Return an index of the rows that fit *where*, which both databases read alike."""
-    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+_PG_NOW: Final = "statement_timestamp()"
+
+
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """Return an index of the rows that fit *where*, which both databases read alike.
+
+    *columns* may be expressions.
+    """
+    keys = map(text, columns)
+    return Index(name, *keys, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 
 CLUSTERED: Final = {"sqlite_with_rowid": False}

@@ -3,28 +3,83 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, literal, select, tuple_, update
+from sqlalchemy import (
+    Boolean,
+    Integer,
+    Select,
+    String,
+    and_,
+    case,
+    delete,
+    exists,
+    inspect,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql import Executable
 
-from zotify_async_crud._dialects import Database, Pick
-from zotify_async_crud.models import DownloadJob
-from zotify_async_crud.schemas import DownloadJobStatus
+from zotify_async_crud._dialects import Column, Database
+from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
+from zotify_async_crud._statements._jobs import JOBS, NOW, QUEUE, has_status
+from zotify_async_crud.models import UNIQUE_JOBS, DownloadJob
+from zotify_async_crud.schemas import FINISHED, DownloadJobCreate, DownloadJobStatus
 
-_JOBS: Final = DownloadJob.__table__.c
-PICKUP_ORDER: Final = (_JOBS.created_at, _JOBS.job_id)
 NEWEST_FIRST: Final = (DownloadJob.created_at.desc(), DownloadJob.job_id.desc())
 
 
-def has_status(status: DownloadJobStatus) -> ColumnElement[bool]:
-    """Compare with a literal: a bound parameter hides that a partial index fits."""
-    return DownloadJob.status == literal(status, DownloadJob.status.type, literal_execute=True)
-
-
-def create_download_job(database: Database, track_id: str) -> Executable:
+def create_download_job(database: Database, job: DownloadJobCreate) -> Executable:
     """Insert one pending job."""
-    return database.insert(DownloadJob).values(track_id=track_id).returning(DownloadJob)
+    return database.insert(DownloadJob).values(**_values(job)).returning(DownloadJob)
+
+
+def _values(job: DownloadJobCreate) -> dict[str, Any]:
+    return {
+        "track_id": job.track_id,
+        "priority": job.priority,
+        "available_at": job.available_at,
+        "max_attempts": job.max_attempts,
+        "is_unique": job.unique,
+    }
+
+
+def create_download_jobs(
+    database: Database, jobs: Mapping[str, DownloadJobCreate], *, skip_duplicates: bool
+) -> Executable:
+    """Insert pending jobs under the ids given, all created at one moment."""
+    listed = list(jobs.values())
+    columns = {
+        "job_id": Column(String(), list(jobs)),
+        "track_id": Column(String(), [job.track_id for job in listed]),
+        "priority": Column(Integer(), [job.priority for job in listed]),
+        "available_at": Column(UTCDateTime(), [job.available_at for job in listed]),
+        "max_attempts": Column(Integer(), [job.max_attempts for job in listed]),
+        "is_unique": Column(Boolean(), [job.unique for job in listed]),
+    }
+    rows = select(database.rows("given", columns), NOW).where(true())
+    insertion = database.insert(DownloadJob).from_select([*columns, "created_at"], rows)
+    if not skip_duplicates:
+        return insertion
+    return insertion.on_conflict_do_nothing(
+        index_elements=[JOBS.c.track_id], index_where=text(UNIQUE_JOBS)
+    ).returning(JOBS.c.job_id)
+
+
+def active_unique_jobs(database: Database, track_ids: Sequence[str]) -> Select[Any]:
+    """Read which unique jobs of the tracks are pending or in progress."""
+    rows = database.rows("given", {"track_id": Column(String(), track_ids)})
+    return select(JOBS.c.track_id, JOBS.c.job_id).where(
+        JOBS.c.track_id == rows.c.track_id, text(UNIQUE_JOBS)
+    )
 
 
 def get_download_job(job_id: str) -> Select[Any]:
@@ -51,41 +106,115 @@ def list_download_jobs(
 
 
 def get_next_pending_download_job(database: Database) -> Executable:
-    """Read the oldest pending job and hold it until the transaction ends."""
-    return database.pick_up(
-        Pick(
-            entity=DownloadJob,
-            key=_JOBS.job_id,
-            criterion=has_status(DownloadJobStatus.PENDING),
-            order=PICKUP_ORDER,
-            harmless=_JOBS.track_id,
-        )
-    )
+    """Read the job that is to be done next and hold it until the transaction ends."""
+    return database.hold_first(QUEUE)
 
 
 def update_download_job_status(
     job_id: str, status: DownloadJobStatus, error: str | None, progress: float | None
 ) -> Executable:
-    """Write a job's status and error, and its progress unless that is None."""
-    values: dict[str, Any] = {"status": status, "error_message": error}
+    """Write a job's status and error, and its progress unless that is None.
+
+    A job that a worker holds by a claim is left alone.
+    """
+    values: dict[str, Any] = {
+        "status": status,
+        "error_message": error,
+        "worker_id": None,
+        "lease_expires_at": None,
+        "finished_at": NOW if status in FINISHED else None,
+        **_BEGUN.get(status, {"cancel_requested": False}),
+    }
     if progress is not None:
         values["progress"] = progress
+    is_free = or_(DownloadJob.lease_expires_at.is_(None), DownloadJob.lease_expires_at <= NOW)
     return (
         update(DownloadJob)
-        .where(DownloadJob.job_id == job_id)
+        .where(DownloadJob.job_id == job_id, is_free)
         .values(values)
         .returning(DownloadJob)
         .execution_options(synchronize_session=False)
     )
 
 
+_IS_NEW_ATTEMPT: Final = not_(has_status(DownloadJobStatus.IN_PROGRESS))
+_BEGUN: Final[dict[DownloadJobStatus, dict[str, Any]]] = {
+    DownloadJobStatus.IN_PROGRESS: {
+        "attempt": DownloadJob.attempt + case((_IS_NEW_ATTEMPT, 1), else_=0),
+        "started_at": case((_IS_NEW_ATTEMPT, NOW), else_=DownloadJob.started_at),
+    }
+}
+
+
 def retry_failed_download_jobs() -> Executable:
-    """Give every failed job back to the queue, as if it had not begun."""
+    """Give every failed job back to the queue, as if it had not begun.
+
+    Of unique jobs, only what a track may have: none where one is pending or in progress, and else
+    the newest.
+    """
+    rival = aliased(DownloadJob)
+    comes_first = or_(
+        rival.status.in_([DownloadJobStatus.PENDING, DownloadJobStatus.IN_PROGRESS]),
+        and_(has_status(DownloadJobStatus.FAILED, rival), rival.job_id > DownloadJob.job_id),
+    )
+    has_rival = exists().where(rival.is_unique, rival.track_id == DownloadJob.track_id, comes_first)
     return (
         update(DownloadJob)
-        .where(has_status(DownloadJobStatus.FAILED))
-        .values(status=DownloadJobStatus.PENDING, error_message=None, progress=0.0)
+        .where(
+            has_status(DownloadJobStatus.FAILED), or_(not_(DownloadJob.is_unique), not_(has_rival))
+        )
+        .values(
+            status=DownloadJobStatus.PENDING,
+            error_message=None,
+            progress=0.0,
+            available_at=None,
+            worker_id=None,
+            finished_at=None,
+            cancel_requested=False,
+        )
         .returning(DownloadJob.job_id)
         # "evaluate" would trust what the session remembers of other workers' jobs
         .execution_options(synchronize_session="fetch")
+    )
+
+
+def cancel_download_job(job_id: str) -> Executable:
+    """Cancel a pending job, ask the worker of a running one to stop, and leave others alone."""
+    is_pending = has_status(DownloadJobStatus.PENDING)
+    is_running = has_status(DownloadJobStatus.IN_PROGRESS)
+    cancelled = literal(DownloadJobStatus.CANCELLED, DownloadJob.status.type)
+    return (
+        update(DownloadJob)
+        .where(DownloadJob.job_id == job_id)
+        .values(
+            status=case((is_pending, cancelled), else_=DownloadJob.status),
+            finished_at=case((is_pending, NOW), else_=DownloadJob.finished_at),
+            cancel_requested=or_(is_pending, is_running, DownloadJob.cancel_requested),
+        )
+        .returning(DownloadJob)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def prune_download_jobs(
+    database: Database,
+    statuses: Collection[DownloadJobStatus],
+    older_than: dt.timedelta,
+    limit: int,
+) -> Executable:
+    """Delete the jobs that finished first, past those that somebody is just writing."""
+    old = aliased(DownloadJob, name="old")
+    found = (
+        select(old.job_id)
+        .where(
+            old.finished_at <= UTCNow(-older_than.total_seconds()),
+            old.status.in_(sorted(statuses)),
+        )
+        .order_by(old.finished_at)
+        .limit(limit)
+    )
+    return (
+        delete(JOBS)
+        .where(database.is_free(JOBS.c.job_id, found, inspect(old).selectable))
+        .returning(JOBS.c.job_id)
     )

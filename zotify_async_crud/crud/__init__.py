@@ -1,15 +1,35 @@
 """The coroutines. Each runs in the caller's transaction: none begins, commits or rolls back."""
 
 from zotify_async_crud.crud._pages import Page
+from zotify_async_crud.crud.claims import (
+    claim_download_jobs,
+    complete_download_job,
+    exchange_download_jobs,
+    fail_download_job,
+    get_download_claims,
+    release_download_jobs,
+    renew_download_leases,
+    report_download_progress,
+    rescue_expired_download_jobs,
+)
 from zotify_async_crud.crud.download_jobs import (
+    cancel_download_job,
     create_download_job,
+    create_download_jobs,
     get_all_download_jobs,
     get_download_job,
     get_next_pending_download_job,
     list_download_jobs,
+    prune_download_jobs,
     retry_failed_download_jobs,
     stream_download_jobs,
     update_download_job_status,
+)
+from zotify_async_crud.crud.download_queue import (
+    get_download_queue_stats,
+    get_time_until_next_download_job,
+    pause_download_queue,
+    resume_download_queue,
 )
 from zotify_async_crud.crud.playlists import (
     clear_all_playlists_and_tracks,
@@ -25,18 +45,34 @@ from zotify_async_crud.crud.tracks import get_or_create_track
 
 __all__ = [
     "Page",
+    "cancel_download_job",
+    "claim_download_jobs",
     "clear_all_playlists_and_tracks",
+    "complete_download_job",
     "create_download_job",
+    "create_download_jobs",
     "create_or_update_playlist",
     "create_or_update_spotify_token",
     "delete_spotify_token",
+    "exchange_download_jobs",
+    "fail_download_job",
     "get_all_download_jobs",
+    "get_download_claims",
     "get_download_job",
+    "get_download_queue_stats",
     "get_next_pending_download_job",
     "get_or_create_track",
     "get_playlist",
     "get_spotify_token",
+    "get_time_until_next_download_job",
     "list_download_jobs",
+    "pause_download_queue",
+    "prune_download_jobs",
+    "release_download_jobs",
+    "renew_download_leases",
+    "report_download_progress",
+    "rescue_expired_download_jobs",
+    "resume_download_queue",
     "retry_failed_download_jobs",
     "stream_download_jobs",
     "update_download_job_status",

@@ -2,35 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Final
+import contextlib
+import datetime as dt
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from typing import Final, Literal
 
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils import uuid7
 
 from zotify_async_crud import _validation as check
-from zotify_async_crud import schemas
+from zotify_async_crud import events, schemas
 from zotify_async_crud._statements import download_jobs as sql
 from zotify_async_crud.crud._pages import Page, decode_key, encode_key
 from zotify_async_crud.crud._session import begin_unit, database_of, execute
-from zotify_async_crud.errors import DownloadJobNotFound, InvalidValue
+from zotify_async_crud.errors import (
+    ConstraintViolated,
+    DownloadJobClaimed,
+    DownloadJobExists,
+    DownloadJobNotFound,
+    InvalidValue,
+    TransactionConflict,
+)
 from zotify_async_crud.models import DownloadJob
+from zotify_async_crud.schemas import DownloadJobStatus, OnDuplicate
+
+PRUNED: Final = frozenset({DownloadJobStatus.COMPLETED, DownloadJobStatus.CANCELLED})
+"""What ``prune_download_jobs`` deletes unless it is told otherwise."""
 
 _STREAM_CHUNK: Final = 500
 """Jobs that a stream reads at a time."""
 
 
-async def create_download_job(db: AsyncSession, job: schemas.DownloadJobCreate) -> DownloadJob:
-    """Enqueue a download: a new ``pending`` job, which workers see once the caller commits."""
+async def create_download_job(
+    db: AsyncSession,
+    job: schemas.DownloadJobCreate,
+    *,
+    on_duplicate: Literal["existing", "error"] = "existing",
+) -> DownloadJob:
+    """Enqueue a download: a new ``pending`` job, which workers see once the caller commits.
+
+    *on_duplicate* decides about a unique job whose track has one that is pending or in progress:
+    that one is returned, as it is, or it is an error.
+
+    Raises:
+        DownloadJobExists: By *on_duplicate*.
+    """
     database = database_of(db)
-    if not isinstance(job, schemas.DownloadJobCreate):
-        raise InvalidValue("job", "Input should be a DownloadJobCreate")
-    # a model that was constructed without validation may have any value, or none
-    track_id = check.validated("track_id", check.ID, getattr(job, "track_id", None))
-    created: DownloadJob = (
-        await execute(db, sql.create_download_job(database, track_id))
-    ).scalar_one()
+    new = check.job(job)
+    policy = check.validated("on_duplicate", check.ON_DUPLICATE, on_duplicate)
+    if policy is OnDuplicate.SKIP:
+        raise InvalidValue("on_duplicate", "Input should be 'existing' or 'error' for a single job")
+    if new.unique and policy is OnDuplicate.EXISTING:
+        (job_id,) = await create_download_jobs(db, [new])
+        created: DownloadJob = (await execute(db, sql.get_download_job(job_id))).scalar_one()
+        return created
+    with _duplicates():
+        created = (await execute(db, sql.create_download_job(database, new))).scalar_one()
+    events.jobs_became_due(db)
     return created
+
+
+async def create_download_jobs(
+    db: AsyncSession,
+    jobs: Sequence[schemas.DownloadJobCreate],
+    *,
+    on_duplicate: OnDuplicate | Literal["existing", "skip", "error"] = OnDuplicate.EXISTING,
+) -> list[str]:
+    """Enqueue downloads in one statement, however many; return their job ids, in the order given.
+
+    All are created at the same moment, and are due in the order given. *on_duplicate* decides about
+    unique jobs whose track has one that is pending or in progress already, or earlier in *jobs*:
+    the id of that one is returned instead (``existing``), it is left out (``skip``), or it is an
+    error. Whoever asks for one track at the same time, there is one job.
+
+    Raises:
+        DownloadJobExists: By *on_duplicate*; nothing was written.
+    """
+    database_of(db)
+    new = {str(uuid7()): job for job in check.jobs(jobs)}
+    policy = check.validated("on_duplicate", check.ON_DUPLICATE, on_duplicate)
+    if not new:
+        return []
+    events.jobs_became_due(db)
+    if not any(job.unique for job in new.values()):
+        await _insert(db, new)
+        return list(new)
+    first = _first_by_track(new)
+    if policy is OnDuplicate.ERROR and len(first) < len(new):
+        raise DownloadJobExists
+    if policy is OnDuplicate.ERROR:
+        with _duplicates():
+            await _insert(db, first)
+        return list(new)
+    inserted = await _insert_missing(db, first)
+    if policy is OnDuplicate.SKIP:
+        return [job_id for job_id in new if job_id in inserted]
+    return await _existing(db, new, inserted)
 
 
 async def get_download_job(db: AsyncSession, job_id: str) -> DownloadJob | None:
@@ -118,8 +186,14 @@ async def update_download_job_status(
     *progress* goes from 0.0 to 1.0. *job* may come from another session; what is returned belongs
     to *db* and shows what was written.
 
+    It is for those who pick up jobs by ``get_next_pending_download_job``; a job that a worker holds
+    by a claim is the worker's alone until its lease ends.
+
     Raises:
         DownloadJobNotFound: The job has been deleted.
+        DownloadJobClaimed: A worker holds it by a claim.
+        DownloadJobExists: It is unique, would be pending or in progress again, and its track has
+            another that is.
     """
     statement = sql.update_download_job_status(
         _job_id(job),
@@ -127,15 +201,128 @@ async def update_download_job_status(
         check.validated("error", check.ERROR, error),
         check.validated("progress", check.PROGRESS, progress),
     )
-    updated: DownloadJob | None = (await execute(db, statement)).scalar_one_or_none()
+    with _duplicates():
+        updated: DownloadJob | None = (await execute(db, statement)).scalar_one_or_none()
     if updated is None:
-        raise DownloadJobNotFound(_job_id(job))
+        if await get_download_job(db, _job_id(job)) is None:
+            raise DownloadJobNotFound(_job_id(job))
+        raise DownloadJobClaimed(_job_id(job))
+    events.jobs_became_due(db)
     return updated
 
 
 async def retry_failed_download_jobs(db: AsyncSession) -> int:
-    """Give every ``failed`` job back to the queue, its error cleared; return how many."""
-    return len((await execute(db, sql.retry_failed_download_jobs())).all())
+    """Give every ``failed`` job back to the queue, its error cleared; return how many.
+
+    Each may have one more attempt, and more as far as its ``max_attempts`` allow. A unique one
+    whose track has another that is pending or in progress stays ``failed``.
+    """
+    try:
+        retried = (await execute(db, sql.retry_failed_download_jobs())).all()
+    except ConstraintViolated as error:
+        # a unique job of the same track was created at this moment; the next time it is seen
+        raise TransactionConflict(error.detail, error.code) from error
+    events.jobs_became_due(db)
+    return len(retried)
+
+
+async def cancel_download_job(db: AsyncSession, job_id: str) -> DownloadJob:
+    """Cancel a job and return it: ``cancelled`` at once if it is ``pending``.
+
+    One that is ``in_progress`` has ``cancel_requested`` from now on. Its worker learns of it when it
+    renews its leases, and decides whether it stops; the job is not tried again. A job that is
+    finished stays as it is.
+
+    Raises:
+        DownloadJobNotFound: There is no such job.
+    """
+    database_of(db)
+    if not check.findable(job_id, "job_id"):
+        raise DownloadJobNotFound(job_id)
+    cancelled = (await execute(db, sql.cancel_download_job(job_id))).scalar_one_or_none()
+    if cancelled is None:
+        raise DownloadJobNotFound(job_id)
+    job: DownloadJob = cancelled
+    return job
+
+
+async def prune_download_jobs(
+    db: AsyncSession,
+    *,
+    older_than: dt.timedelta | float,
+    limit: int,
+    statuses: Collection[schemas.DownloadJobStatus] = PRUNED,
+) -> int:
+    """Delete up to *limit* (1 to 100,000) jobs that finished longer ago than *older_than*.
+
+    *older_than* is a timedelta, or seconds. Failed jobs are kept unless *statuses* says otherwise.
+    It returns how many were deleted: commit, and call again while that is *limit*, so that no
+    transaction gets long.
+    """
+    database = database_of(db)
+    statement = sql.prune_download_jobs(
+        database,
+        check.finished_statuses(statuses),
+        check.validated("older_than", check.DURATION, older_than),
+        check.validated("limit", check.PRUNED_AT_ONCE, limit),
+    )
+    return len((await execute(db, statement)).all())
+
+
+@contextlib.contextmanager
+def _duplicates() -> Iterator[None]:
+    """Say what the only constraint means that values which were checked can violate."""
+    try:
+        yield
+    except ConstraintViolated as error:
+        raise DownloadJobExists from error
+
+
+def _first_by_track(
+    new: Mapping[str, schemas.DownloadJobCreate],
+) -> dict[str, schemas.DownloadJobCreate]:
+    """Leave out the unique jobs whose track has one before; whoever locks tracks locks in order."""
+    tracks: set[str] = set()
+    first = {}
+    for job_id, job in new.items():
+        if not job.unique or job.track_id not in tracks:
+            first[job_id] = job
+        if job.unique:
+            tracks.add(job.track_id)
+    return dict(sorted(first.items(), key=lambda item: item[1].track_id))
+
+
+async def _insert(db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]) -> None:
+    await execute(db, sql.create_download_jobs(database_of(db), new, skip_duplicates=False))
+
+
+async def _insert_missing(
+    db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]
+) -> set[str]:
+    statement = sql.create_download_jobs(database_of(db), new, skip_duplicates=True)
+    return set((await execute(db, statement)).scalars())
+
+
+async def _existing(
+    db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate], inserted: set[str]
+) -> list[str]:
+    """Return for each new job its id, or that of the unique job which was there before."""
+    found: dict[str, str] = {}
+    while True:
+        missing = {
+            job_id: job
+            for job_id, job in new.items()
+            if job_id not in inserted and job.track_id not in found
+        }
+        if not missing:
+            break
+        tracks = sorted({job.track_id for job in missing.values()})
+        rows = await execute(db, sql.active_unique_jobs(database_of(db), tracks))
+        found |= {row.track_id: row.job_id for row in rows}
+        # what finished in between stands in nobody's way any more
+        gone = {i: job for i, job in _first_by_track(missing).items() if job.track_id not in found}
+        inserted |= await _insert_missing(db, gone) if gone else set()
+    return [job_id if job_id in inserted else found[job.track_id] for job_id, job in new.items()]
 
 
 def _job_id(job: DownloadJob) -> str:

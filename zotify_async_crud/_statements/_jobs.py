@@ -1,0 +1,49 @@
+"""What several statements of the download queue say alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import ColumnElement, exists, func, literal, select
+from sqlalchemy.orm import aliased
+
+from zotify_async_crud._dialects import Queue
+from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
+from zotify_async_crud.models import DownloadJob, DownloadQueue
+from zotify_async_crud.schemas import DownloadJobStatus
+
+JOBS: Final = DownloadJob.__table__
+"""The table itself: rows that nobody needs as objects cost half."""
+
+NOW: Final = UTCNow()
+
+
+def has_status(
+    status: DownloadJobStatus, job: type[DownloadJob] = DownloadJob
+) -> ColumnElement[bool]:
+    """Compare with a literal: a bound parameter hides that a partial index fits."""
+    return job.status == literal(status, DownloadJob.status.type, literal_execute=True)
+
+
+def due_since(job: type[DownloadJob] = DownloadJob) -> ColumnElement[object]:
+    """Return since when a pending job is due, or from when on it will be."""
+    return func.coalesce(job.available_at, job.created_at, type_=UTCDateTime())
+
+
+def is_paused() -> ColumnElement[bool]:
+    """Return whether the queue is paused."""
+    return exists(select(DownloadQueue.id).where(DownloadQueue.paused))
+
+
+_candidate: Final = aliased(DownloadJob, name="candidate")
+QUEUE: Final = Queue(
+    table=DownloadJob,
+    rows=_candidate,
+    key=_candidate.job_id,
+    priority=_candidate.priority,
+    turn=due_since(_candidate),
+    waiting=has_status(DownloadJobStatus.PENDING, _candidate),
+    due=due_since(_candidate) <= NOW,
+    opened=~is_paused(),
+    harmless="error_message",
+)

@@ -1,0 +1,126 @@
+"""Wake-ups: who is told, and when, that jobs have become due.
+
+Within a process, whoever watches a database is called right after the transaction has been
+committed. Across processes PostgreSQL carries a NOTIFY and SQLite's file a version, which
+``watch_others`` turns into the same calls. All of them are hints: a job is found without, by
+polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final, TypeAlias
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from zotify_async_crud._dialects import database_for
+from zotify_async_crud.errors import DatabaseError
+from zotify_async_crud.models import DownloadJob
+
+Watcher: TypeAlias = Callable[[], None]
+"""Called, in any thread, when jobs may have become due."""
+
+_LOG: Final = logging.getLogger(__name__)
+_BETWEEN_NOTIFICATIONS: Final = 0.02
+"""Seconds; each is a commit of its own, and one says as much as a hundred."""
+
+_DUE: Final = "zotify_async_crud.jobs_became_due"
+_LISTENS: Final = "zotify_async_crud.listens_for_commits"
+_watchers: Final[defaultdict[str, set[Watcher]]] = defaultdict(set)
+
+
+def jobs_became_due(db: AsyncSession) -> None:
+    """Tell the watchers of the database, once the transaction of *db* has been committed."""
+    if not _watchers:
+        return
+    session = db().sync_session if callable(db) else db.sync_session
+    session.info[_DUE] = True
+    if not session.info.setdefault(_LISTENS, False):
+        session.info[_LISTENS] = True
+        event.listen(session, "after_commit", _tell_watchers)
+
+
+def _tell_watchers(session: Session) -> None:
+    # a released savepoint is no commit yet
+    if not session.in_nested_transaction() and session.info.pop(_DUE, False):
+        wake_watchers(session.get_bind(DownloadJob))
+
+
+def wake_watchers(bind: Engine | Connection) -> None:
+    """Call whoever in this process watches the database that *bind* is connected to."""
+    for watcher in list(_watchers.get(_place(bind), ())):
+        watcher()
+
+
+@contextlib.contextmanager
+def watching(bind: Engine | Connection, watcher: Watcher) -> Iterator[None]:
+    """Let *watcher* be called after commits in this process, as long as the block runs."""
+    place = _place(bind)
+    _watchers[place].add(watcher)
+    try:
+        yield
+    finally:
+        _watchers[place].discard(watcher)
+        if not _watchers[place]:
+            del _watchers[place]
+
+
+@contextlib.asynccontextmanager
+async def notifying(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Tell worker pools in other processes of jobs that this process commits, while it is open.
+
+    A web service opens it for as long as it lives. Without it, workers elsewhere find the jobs when
+    they poll. Notifications follow the commits, at most 50 in a second, and never hold up one.
+    """
+    changed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def notice() -> None:
+        loop.call_soon_threadsafe(changed.set)
+
+    with watching(engine.sync_engine, notice):
+        sending = asyncio.create_task(_send(engine, changed), name="zotify-notify")
+        try:
+            yield
+        finally:
+            sending.cancel()
+            await asyncio.wait({sending})
+            if changed.is_set():
+                await notify(engine)
+
+
+async def _send(engine: AsyncEngine, changed: asyncio.Event) -> None:
+    while True:
+        await changed.wait()
+        changed.clear()
+        await notify(engine)
+        await asyncio.sleep(_BETWEEN_NOTIFICATIONS)
+
+
+async def notify(engine: AsyncEngine) -> None:
+    """Tell worker pools in other processes that jobs are due; a failure is logged, and no error."""
+    database = database_for(engine.dialect)
+    try:
+        await database.notify_others(engine)
+    except Exception as error:  # the pools poll
+        _LOG.debug("could not notify other processes: %r", error)
+
+
+async def watch_others(engine: AsyncEngine, watcher: Watcher, *, interval: float) -> None:
+    """Call *watcher* when another process may have made jobs due, until the connection is lost.
+
+    Raises:
+        DatabaseError: The connection is lost; call again, which polls once.
+    """
+    await database_for(engine.dialect).watch_others(engine, watcher, interval)
+
+
+def _place(bind: Engine | Connection) -> str:
+    url = bind.engine.url
+    return f"{url.get_backend_name()}://{url.host}:{url.port}/{url.database}"
