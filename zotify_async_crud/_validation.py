@@ -22,6 +22,7 @@ NAME: Final[TypeAdapter[str]] = TypeAdapter(schemas.Name)
 OPTIONAL_NAME: Final[TypeAdapter[str | None]] = TypeAdapter(schemas.Name | None)
 ERROR: Final[TypeAdapter[str | None]] = TypeAdapter(schemas.ErrorMessage | None)
 PROGRESS: Final[TypeAdapter[float | None]] = TypeAdapter(schemas.Progress | None)
+PROGRESS_ALWAYS: Final[TypeAdapter[float]] = TypeAdapter(schemas.Progress)
 STATUS: Final[TypeAdapter[schemas.DownloadJobStatus]] = TypeAdapter(schemas.Status)
 TRACK_IDS: Final[TypeAdapter[list[str]]] = TypeAdapter(schemas.TrackIds)
 TOKEN_DATA: Final = TypeAdapter(schemas.SpotifyTokenData)
@@ -46,7 +47,7 @@ JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
 _JOB_IDS: Final = TypeAdapter(list[schemas.Id])
 _WORKER_IDS: Final = TypeAdapter(list[schemas.WorkerId])
 _ATTEMPTS: Final = TypeAdapter(list[Annotated[int, Strict(), Field(ge=0, le=ATTEMPT_MAX)]])
-_PROGRESS: Final = TypeAdapter(list[schemas.Progress])
+_PROGRESS: Final[TypeAdapter[list[float]]] = TypeAdapter(list[schemas.Progress])
 
 # pydantic explains these in terms of a regular expression and of its own implementation
 _REASONS: Final = {

@@ -110,6 +110,20 @@ class LeaseLost(ZotifyCrudError):
         return f"attempt {self.attempt} at download job {self.job_id} lost its lease"
 
 
+class PoolRunning(ZotifyCrudError):
+    """``WorkerPool.run`` was called while it runs; make another pool, or stop it first."""
+
+    def __str__(self) -> str:
+        return "this worker pool is running already"
+
+
+class EnqueuerClosed(ZotifyCrudError):
+    """``Enqueuer.enqueue`` was called outside of the enqueuer's ``async with`` block."""
+
+    def __str__(self) -> str:
+        return "this enqueuer is not open: call it inside of its async with block"
+
+
 class DatabaseError(ZotifyCrudError):
     """The database or its driver failed in a way that the caller cannot mend; report it.
 

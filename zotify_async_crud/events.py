@@ -20,7 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from zotify_async_crud._dialects import database_for
-from zotify_async_crud.errors import DatabaseError
 from zotify_async_crud.models import DownloadJob
 
 Watcher: TypeAlias = Callable[[], None]

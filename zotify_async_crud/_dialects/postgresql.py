@@ -190,6 +190,7 @@ class _PostgreSQL:
             await driver.add_listener(CHANNEL, lambda *_: watcher())
             watcher()  # for what was missed while nobody listened
             await lost.wait()
+        raise DatabaseUnavailable("the connection that listens was lost")
 
     def translate(self, error: BaseException) -> DatabaseError | None:
         # what the driver raises while connecting does not pass through SQLAlchemy's translation

@@ -19,11 +19,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
-from sqlalchemy.types import TypeEngine
 from sqlalchemy.sql import Executable
+from sqlalchemy.types import TypeEngine
 
 from zotify_async_crud.errors import DatabaseError
-
 
 MOST_AT_ONCE: Final = 1_000
 """Rows that one statement may take from a queue."""

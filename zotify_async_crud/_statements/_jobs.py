@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Final
 
 from sqlalchemy import ColumnElement, exists, func, literal, select
@@ -9,10 +10,10 @@ from sqlalchemy.orm import aliased
 
 from zotify_async_crud._dialects import Queue
 from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
-from zotify_async_crud.models import DownloadJob, DownloadQueue
+from zotify_async_crud.models import Base, DownloadJob, DownloadQueue
 from zotify_async_crud.schemas import DownloadJobStatus
 
-JOBS: Final = DownloadJob.__table__
+JOBS: Final = Base.metadata.tables[DownloadJob.__tablename__]
 """The table itself: rows that nobody needs as objects cost half."""
 
 NOW: Final = UTCNow()
@@ -25,7 +26,7 @@ def has_status(
     return job.status == literal(status, DownloadJob.status.type, literal_execute=True)
 
 
-def due_since(job: type[DownloadJob] = DownloadJob) -> ColumnElement[object]:
+def due_since(job: type[DownloadJob] = DownloadJob) -> ColumnElement[dt.datetime]:
     """Return since when a pending job is due, or from when on it will be."""
     return func.coalesce(job.available_at, job.created_at, type_=UTCDateTime())
 

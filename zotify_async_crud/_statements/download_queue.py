@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
-from sqlalchemy import Select, func, not_, select
+from sqlalchemy import func, not_, select
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects import Database
@@ -26,7 +26,7 @@ def set_paused(database: Database, *, paused: bool) -> Executable:
     )
 
 
-def get_download_queue_stats() -> Select[Any]:
+def get_download_queue_stats() -> Executable:
     """Count what small indexes hold, and no finished job but those of the last minute."""
     is_due = due_since() <= NOW
     pending = (
@@ -57,7 +57,7 @@ def _count(status: DownloadJobStatus) -> Any:
     return select(func.count()).where(has_status(status)).scalar_subquery()
 
 
-def next_due() -> Select[Any]:
+def next_due() -> Executable:
     """Read how long it is until another pending job becomes due, looking once for each priority."""
     priorities = QUEUE.priorities()
     earliest = (

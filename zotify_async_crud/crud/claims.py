@@ -102,8 +102,8 @@ async def renew_download_leases(
     """Prolong the leases of *claims* to *lease* from now on, in one statement.
 
     What it returns tells which claims hold, which are lost, and which jobs somebody wants to be
-    cancelled. A job that another transaction is just writing, such as the one that completes it, is
-    in none of the lists: it is not waited for.
+    cancelled. A job that the claim itself has finished is in none of the lists, and neither is one
+    that another transaction is just writing: it is not waited for.
     """
     database = database_of(db)
     held = check.claims(claims)
@@ -118,9 +118,10 @@ async def renew_download_leases(
         if _token(claim) in found
     ]
     missing = [claim for claim in held if _token(claim) not in found]
+    not_held = await _without(db, missing, sql.holding)
     return Renewal(
         renewed=renewed,
-        lost=await _without(db, missing, sql.holding),
+        lost=await _without(db, not_held, sql.settled_by),
         cancel_requested=[claim for claim in renewed if found[_token(claim)].cancel_requested],
     )
 
@@ -206,6 +207,7 @@ async def _settle(db: AsyncSession, settlement: Settlement) -> DownloadJobStatus
     row = (await execute(db, statement)).one_or_none()
     if row is None:
         raise LeaseLost(settlement.claim.job_id, settlement.claim.attempt)
+    events.jobs_became_due(db)
     became: DownloadJobStatus = row.status
     return became
 

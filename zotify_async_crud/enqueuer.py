@@ -1,0 +1,107 @@
+"""Enqueues the jobs of many callers in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Final, Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from zotify_async_crud import _validation as check
+from zotify_async_crud import crud, events, schemas
+from zotify_async_crud.database import translated_errors
+from zotify_async_crud.errors import EnqueuerClosed
+
+_MOST_AT_ONCE: Final = 1_000
+
+
+class Enqueuer:
+    """Enqueues jobs that concurrent callers hand in, as many as there are in each transaction.
+
+    ``async with Enqueuer(session_factory) as enqueuer:`` in the lifespan of a web service, and
+    ``await enqueuer.enqueue(job)`` in its handlers. While one transaction is committed, the next
+    callers' jobs gather, so that nobody waits for a timer. Use ``crud.create_download_job`` where
+    a job belongs to the caller's own transaction.
+
+    On leaving the block what was handed in is written. Worker pools are told after each commit, in
+    this process and in others.
+    """
+
+    def __init__(self, session_factory: async_sessionmaker[AsyncSession]) -> None:
+        self._sessions = session_factory
+        self._waiting: list[tuple[schemas.DownloadJobCreate, asyncio.Future[str]]] = []
+        self._handed_in = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._closing = False
+        self._resources = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        bind = self._sessions().bind
+        if isinstance(bind, AsyncEngine):
+            await self._resources.enter_async_context(events.notifying(bind))
+        self._closing = False
+        self._writing = asyncio.create_task(self._write(), name="zotify-enqueuer")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._writing is not None
+        self._closing = True
+        self._handed_in.set()
+        try:
+            await self._writing
+        finally:
+            self._writing = None
+            await self._resources.aclose()
+
+    async def enqueue(self, job: schemas.DownloadJobCreate) -> str:
+        """Enqueue a job and return its id once it is committed.
+
+        A unique job whose track has one that is pending or in progress returns that one's id. A
+        caller that is cancelled while it waits may have enqueued its job nevertheless.
+
+        Raises:
+            EnqueuerClosed: The enqueuer's block has not been entered, or is being left.
+            InvalidValue: *job* is no valid ``DownloadJobCreate``.
+            DatabaseError: The transaction failed, and with it the jobs of all callers in it.
+        """
+        new = check.job(job)
+        if self._writing is None or self._closing:
+            raise EnqueuerClosed
+        committed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting.append((new, committed))
+        self._handed_in.set()
+        return await committed
+
+    async def _write(self) -> None:
+        while not self._closing or self._waiting:
+            await self._handed_in.wait()
+            self._handed_in.clear()
+            while self._waiting:
+                batch = self._waiting[:_MOST_AT_ONCE]
+                del self._waiting[:_MOST_AT_ONCE]
+                await self._commit(batch)
+
+    async def _commit(
+        self, batch: list[tuple[schemas.DownloadJobCreate, asyncio.Future[str]]]
+    ) -> None:
+        try:
+            with translated_errors():
+                async with self._sessions.begin() as db:
+                    job_ids = await crud.create_download_jobs(db, [job for job, _ in batch])
+        except BaseException as error:
+            for _, committed in batch:
+                if not committed.done():
+                    committed.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, committed), job_id in zip(batch, job_ids, strict=True):
+                if not committed.done():
+                    committed.set_result(job_id)

@@ -1,0 +1,156 @@
+"""The one loop of a pool that writes what is over and claims what is next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from zotify_async_crud.schemas import Settlement
+from zotify_async_crud.worker._link import Link
+from zotify_async_crud.worker._slots import Slots
+
+_LOG: Final = logging.getLogger("zotify_async_crud.worker")
+
+_AHEAD: Final = 0.02
+"""Seconds of work that may be claimed ahead of free slots, beside what an exchange takes."""
+
+_MOST_AHEAD: Final = 400
+"""Jobs that may be claimed ahead, however short they are."""
+
+_RELAXED: Final = 30
+"""Intervals between two polls where something cheaper looks in between."""
+
+
+class Feeder:
+    """Feeds the slots of a pool from the queue."""
+
+    def __init__(
+        self, link: Link, slots: Slots, size: int, poll_interval: float, *, until_idle: bool
+    ) -> None:
+        self._link, self._slots, self._size, self._until_idle = link, slots, size, until_idle
+        self._poll_interval = poll_interval
+        self._pace = _Pace()
+        self._hungry = True  # whether the queue may have more than it gave the last time
+        self._unsure = False  # whether a reply was lost that may have brought claims
+        self._stopping = False
+        self._drained = False
+        self._look_at: float | None = None  # by time.perf_counter, when nobody wakes it before
+
+    def wake(self) -> None:
+        """Look into the queue at once."""
+        self._hungry = True
+        self._slots.changed.set()
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping = True
+        self._slots.release_ready()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return (self._stopping or self._drained) and self._slots.is_idle
+
+    async def step(self) -> None:
+        """Exchange what there is to exchange, or wait until there is something."""
+        if self._unsure:
+            await self._recover()
+        room = self._room()
+        if self._slots.has_settlements or (self._hungry and room):
+            await self._exchange(room)
+        elif self._until_idle and self._hungry is False and self._slots.is_idle:
+            await self._find_out_if_drained()
+        else:
+            await self._rest(room)
+
+    def _room(self) -> int:
+        if self._stopping:
+            return 0
+        return max(0, self._size + self._pace.jobs_ahead - self._slots.taken)
+
+    async def _exchange(self, room: int) -> None:
+        looks, self._hungry = self._hungry, False  # a wake-up from now on counts
+        written = self._slots.settlements()
+        started = time.perf_counter()
+        try:
+            exchange = await self._link.exchange(written, room)
+        except BaseException:
+            self._hungry, self._unsure = True, room > 0
+            raise
+        now = time.perf_counter()
+        self._pace.count(len(written), now - started)
+        self._hungry = self._hungry or len(exchange.claims) == room > 0
+        self._look_at = None if looks else self._earlier(now, written)
+        self._slots.exchanged(written, exchange)
+
+    def _earlier(self, now: float, written: Sequence[Settlement]) -> float | None:
+        """Return when to look, given that what failed just now comes back by itself."""
+        waits = [settled.retry_in.total_seconds() for settled in written if settled.retry_in]
+        return min(self._look_at, now + min(waits)) if waits and self._look_at else self._look_at
+
+    async def _recover(self) -> None:
+        """Take over what a claim brought whose reply was lost."""
+        known = {(claim.job_id, claim.attempt) for claim in self._slots.claims()}
+        found = await self._link.claimed()
+        self._unsure = False
+        self._slots.add([claim for claim in found if (claim.job_id, claim.attempt) not in known])
+
+    async def _find_out_if_drained(self) -> None:
+        self._drained = await self._link.is_drained()
+        if not self._drained:  # another transaction holds the rest
+            await self._wait(_AHEAD)
+            self._hungry = True
+
+    async def _rest(self, room: int) -> None:
+        """Wait for a wake-up, and if there is room, no longer than until it is time to look."""
+        if not room:
+            await self._wait(None)
+            return
+        if self._look_at is None:
+            self._look_at = time.perf_counter() + await self._time_to_look()
+        if not await self._wait(self._look_at - time.perf_counter()):
+            self._hungry = True
+
+    async def _time_to_look(self) -> float:
+        relaxed = self._link.database.polls_by_watching
+        interval = self._poll_interval * (_RELAXED if relaxed else 1) * random.uniform(1, 1.25)
+        due = await self._link.time_until_next()
+        return interval if due is None else min(interval, max(0.0, due.total_seconds()))
+
+    async def _wait(self, seconds: float | None) -> bool:
+        """Wait until something changes; return False if nothing did in *seconds*."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._slots.changed.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._slots.changed.clear()
+        return True
+
+
+class _Pace:
+    """How fast jobs get done, and so how many to claim ahead of free slots.
+
+    Short jobs would otherwise wait for the database most of the time. Long ones are never claimed
+    ahead: another worker could have begun them.
+    """
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._exchange = 0.0
+        self._since = time.perf_counter()
+
+    @property
+    def jobs_ahead(self) -> int:
+        return min(_MOST_AHEAD, int(self._rate * (_AHEAD + self._exchange)))
+
+    def count(self, jobs: int, exchange: float) -> None:
+        now = time.perf_counter()
+        elapsed, self._since = now - self._since, now
+        self._rate += (jobs / elapsed - self._rate) / 4
+        self._exchange += (exchange - self._exchange) / 4

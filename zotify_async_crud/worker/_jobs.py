@@ -1,0 +1,153 @@
+"""One attempt at a job: what its handler sees, and what becomes of what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+from zotify_async_crud import _validation as check
+from zotify_async_crud.errors import LeaseLost
+from zotify_async_crud.schemas import ERROR_MAX_LENGTH, Claim, DownloadJobStatus, Settlement
+from zotify_async_crud.worker._backoff import Backoff, ExponentialBackoff
+
+_LOG: Final = logging.getLogger("zotify_async_crud.worker")
+_RELEASED: Final = DownloadJobStatus.PENDING
+
+
+class Retry(Exception):
+    """Raised by a handler: the attempt failed, try again *in_* that time if attempts are left.
+
+    *in_* is a timedelta, or seconds; None leaves it to the pool's backoff.
+    """
+
+    def __init__(self, reason: str = "", *, in_: dt.timedelta | float | None = None) -> None:
+        super().__init__(reason)
+        self.in_ = check.validated("in_", check.OPTIONAL_DURATION, in_)
+
+
+class Discard(Exception):
+    """Raised by a handler: the job has failed, and trying again would not help."""
+
+
+class Attempt:
+    """An attempt that a pool has claimed: its handler's task, and what others want of it."""
+
+    __slots__ = ("cancel_requested", "claim", "duration", "lost", "progress", "released", "task")
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.task: asyncio.Task[None] | None = None
+        self.duration = 0.0
+        self.progress: float | None = None
+        self.cancel_requested = False
+        self.released = False
+        self.lost = False
+
+    def give_back(self) -> None:
+        """Stop the handler, so that another worker can have the job."""
+        self.released = True
+        self._cancel()
+
+    def give_up(self) -> None:
+        """Stop the handler, since its job may be another worker's by now."""
+        self.lost = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+class JobContext:
+    """What a handler knows of its job, and what it can say of it."""
+
+    __slots__ = ("_attempt", "_reported")
+
+    def __init__(self, attempt: Attempt, reported: Callable[[], None]) -> None:
+        self._attempt, self._reported = attempt, reported
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self._attempt.claim.job_id
+
+    @property
+    def track_id(self) -> str:
+        """The track to download."""
+        return self._attempt.claim.track_id
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1 on."""
+        return self._attempt.claim.attempt
+
+    @property
+    def claim(self) -> Claim:
+        """The claim, for ``crud.complete_download_job`` in a transaction of the handler's own."""
+        return self._attempt.claim
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody wants the job to be cancelled; it is, if the handler now raises."""
+        return self._attempt.cancel_requested
+
+    async def report(self, progress: float) -> None:
+        """Say how far the job is, from 0.0 to 1.0; what stands in the database follows in a second.
+
+        Raises:
+            InvalidValue: *progress* is no number between 0 and 1.
+            LeaseLost: Another worker may have the job; stop.
+        """
+        self._attempt.progress = check.validated("progress", check.PROGRESS_ALWAYS, progress)
+        if self._attempt.lost:
+            raise LeaseLost(self.job_id, self.attempt)
+        self._reported()
+
+
+Handler: TypeAlias = Callable[[JobContext], Awaitable[None]]
+"""Does a job. It may raise ``Retry`` or ``Discard``; any other exception is a failed attempt."""
+
+
+async def settlement(
+    work: Awaitable[None], attempt: Attempt, backoff: Backoff
+) -> Settlement | None:
+    """Do *work* and return what is to be written of it, or None where nothing may be."""
+    claim = attempt.claim
+    try:
+        await work
+    except Discard as error:
+        outcome = _failure(claim, error, None)
+    except Retry as retry:
+        outcome = _failure(claim, retry, _wait(backoff, claim) if retry.in_ is None else retry.in_)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is the job's failure
+        if attempt.released:
+            outcome = Settlement(claim, _RELEASED)
+        else:
+            outcome = _failure(claim, error, _wait(backoff, claim))
+    else:
+        outcome = Settlement(claim, DownloadJobStatus.COMPLETED)
+    return None if attempt.lost else outcome
+
+
+def _wait(backoff: Backoff, claim: Claim) -> dt.timedelta:
+    try:
+        return check.validated("backoff", check.DURATION, backoff(claim.attempt))
+    except Exception:
+        _LOG.exception("the backoff failed: the default is used")
+        return dt.timedelta(seconds=ExponentialBackoff()(claim.attempt))
+
+
+def _failure(claim: Claim, error: BaseException, retry_in: dt.timedelta | None) -> Settlement:
+    return Settlement(claim, DownloadJobStatus.FAILED, _describe(error), retry_in)
+
+
+def _describe(error: BaseException) -> str:
+    """Return what an error says, as text that every database takes."""
+    said = str(error)
+    named = isinstance(error, Retry | Discard) and said
+    text = said if named else f"{type(error).__name__}: {said}" if said else type(error).__name__
+    storable = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    return storable[:ERROR_MAX_LENGTH]
