@@ -43,12 +43,17 @@ def jobs_became_due(db: AsyncSession) -> None:
     if not session.info.setdefault(_LISTENS, False):
         session.info[_LISTENS] = True
         event.listen(session, "after_commit", _tell_watchers)
+        event.listen(session, "after_rollback", _forget)
 
 
 def _tell_watchers(session: Session) -> None:
     # a released savepoint is no commit yet
     if not session.in_nested_transaction() and session.info.pop(_DUE, False):
         wake_watchers(session.get_bind(DownloadJob))
+
+
+def _forget(session: Session) -> None:
+    session.info.pop(_DUE, None)
 
 
 def wake_watchers(bind: Engine | Connection) -> None:
@@ -90,7 +95,7 @@ async def notifying(engine: AsyncEngine) -> AsyncIterator[None]:
         finally:
             sending.cancel()
             await asyncio.wait({sending})
-            if changed.is_set():
+            if changed.is_set():  # or one was under way
                 await notify(engine)
 
 
@@ -98,7 +103,11 @@ async def _send(engine: AsyncEngine, changed: asyncio.Event) -> None:
     while True:
         await changed.wait()
         changed.clear()
-        await notify(engine)
+        try:
+            await notify(engine)
+        except asyncio.CancelledError:
+            changed.set()
+            raise
         await asyncio.sleep(_BETWEEN_NOTIFICATIONS)
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "Column",
     "Database",
     "Listed",
-    "Pick",
     "Queue",
     "database_for",
     "database_for_url",

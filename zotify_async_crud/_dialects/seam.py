@@ -66,7 +66,8 @@ class Queue(NamedTuple):
         A plain ORDER BY priority would have to read past all that is not due yet.
         """
         highest = select(func.max(self.priority).label("priority")).where(self.waiting)
-        found = highest.cte("priorities", recursive=True)
+        # inside the subquery: a driver that begins late does so before UPDATE, and not before WITH
+        found = highest.cte("priorities", recursive=True, nesting=True)
         next_lower = select(func.max(self.priority)).where(
             self.waiting, self.priority < found.c.priority
         )

@@ -207,7 +207,10 @@ def _first(queue: Queue, limit: int) -> Select[Any]:
 def _stored(column: Column) -> Iterator[Any]:
     """Yield the values of *column* as SQLite keeps them; JSON has no datetimes."""
     for value in column.values:
-        yield f"{value:%Y-%m-%d %H:%M:%S.%f}" if isinstance(value, dt.datetime) else value
+        if isinstance(value, dt.datetime):
+            yield value.replace(tzinfo=None).isoformat(" ", "microseconds")
+        else:
+            yield value
 
 
 def _driver(connection: Connection) -> Any:

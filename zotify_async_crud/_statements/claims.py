@@ -110,7 +110,9 @@ def _fence(rows: Subquery, jobs: FromClause = JOBS) -> ColumnElement[bool]:
         jobs.c.job_id == rows.c.job_id,
         jobs.c.attempt == rows.c.attempt,
         jobs.c.worker_id == rows.c.worker_id,
-        jobs.c.status == IN_PROGRESS,
+        # By a constraint that is a job in progress. To name the status would tempt the planner to
+        # read all jobs that are, once for each claim.
+        jobs.c.lease_expires_at.is_not(None),
     )
 
 

@@ -176,6 +176,7 @@ async def release_download_jobs(db: AsyncSession, claims: Sequence[Claim]) -> li
 
     The attempt does not count: the job may have one more. Its number is not used again.
     """
+    database_of(db)
     released = [Settlement(claim, _RELEASED) for claim in check.claims(claims)]
     if not released:
         return []
@@ -193,7 +194,8 @@ async def rescue_expired_download_jobs(db: AsyncSession) -> Rescue:
     database = database_of(db)
     statement = sql.rescue_expired_download_jobs(database, _RESCUED_AT_ONCE)
     became = Counter((await execute(db, statement)).scalars())
-    events.jobs_became_due(db)
+    if became[DownloadJobStatus.PENDING]:
+        events.jobs_became_due(db)
     return Rescue(
         retried=became[DownloadJobStatus.PENDING],
         failed=became[DownloadJobStatus.FAILED],
@@ -207,8 +209,9 @@ async def _settle(db: AsyncSession, settlement: Settlement) -> DownloadJobStatus
     row = (await execute(db, statement)).one_or_none()
     if row is None:
         raise LeaseLost(settlement.claim.job_id, settlement.claim.attempt)
-    events.jobs_became_due(db)
     became: DownloadJobStatus = row.status
+    if became is DownloadJobStatus.PENDING:
+        events.jobs_became_due(db)
     return became
 
 

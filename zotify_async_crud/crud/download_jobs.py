@@ -57,7 +57,7 @@ async def create_download_job(
         (job_id,) = await create_download_jobs(db, [new])
         created: DownloadJob = (await execute(db, sql.get_download_job(job_id))).scalar_one()
         return created
-    with _duplicates():
+    with _duplicates() if new.unique else contextlib.nullcontext():
         created = (await execute(db, sql.create_download_job(database, new))).scalar_one()
     events.jobs_became_due(db)
     return created
@@ -207,7 +207,8 @@ async def update_download_job_status(
         if await get_download_job(db, _job_id(job)) is None:
             raise DownloadJobNotFound(_job_id(job))
         raise DownloadJobClaimed(_job_id(job))
-    events.jobs_became_due(db)
+    if updated.status is DownloadJobStatus.PENDING:
+        events.jobs_became_due(db)
     return updated
 
 
@@ -222,7 +223,8 @@ async def retry_failed_download_jobs(db: AsyncSession) -> int:
     except ConstraintViolated as error:
         # a unique job of the same track was created at this moment; the next time it is seen
         raise TransactionConflict(error.detail, error.code) from error
-    events.jobs_became_due(db)
+    if retried:
+        events.jobs_became_due(db)
     return len(retried)
 
 

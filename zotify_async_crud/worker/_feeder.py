@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from zotify_async_crud._dialects import MOST_AT_ONCE
 from zotify_async_crud.schemas import Settlement
 from zotify_async_crud.worker._link import Link
 from zotify_async_crud.worker._slots import Slots
@@ -20,6 +21,9 @@ _AHEAD: Final = 0.02
 
 _MOST_AHEAD: Final = 400
 """Jobs that may be claimed ahead, however short they are."""
+
+_EXCHANGES: Final = 2
+"""Exchanges at the same time."""
 
 _RELAXED: Final = 30
 """Intervals between two polls where something cheaper looks in between."""
@@ -34,6 +38,7 @@ class Feeder:
         self._link, self._slots, self._size, self._until_idle = link, slots, size, until_idle
         self._poll_interval = poll_interval
         self._pace = _Pace()
+        self._exchanges: dict[asyncio.Task[None], int] = {}  # and the room that each may fill
         self._hungry = True  # whether the queue may have more than it gave the last time
         self._unsure = False  # whether a reply was lost that may have brought claims
         self._stopping = False
@@ -53,33 +58,71 @@ class Feeder:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing left to do."""
-        return (self._stopping or self._drained) and self._slots.is_idle
+        return (self._stopping or self._drained) and self._is_idle
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._slots.is_idle and not self._exchanges
 
     async def step(self) -> None:
-        """Exchange what there is to exchange, or wait until there is something."""
-        if self._unsure:
+        """Begin an exchange if there is one to make, or wait until there is."""
+        self._collect()
+        if self._unsure and not self._exchanges:
             await self._recover()
         room = self._room()
-        if self._slots.has_settlements or (self._hungry and room):
-            await self._exchange(room)
-        elif self._until_idle and self._hungry is False and self._slots.is_idle:
+        if self._is_worthwhile(room):
+            self._begin(room)
+        elif self._until_idle and not self._hungry and self._is_idle:
             await self._find_out_if_drained()
         else:
             await self._rest(room)
 
+    async def close(self) -> None:
+        """Break off what is under way."""
+        for exchange in self._exchanges:
+            exchange.cancel()
+        if self._exchanges:
+            await asyncio.wait(self._exchanges)
+
     def _room(self) -> int:
         if self._stopping:
             return 0
-        return max(0, self._size + self._pace.jobs_ahead - self._slots.taken)
+        coming = sum(self._exchanges.values())
+        room = self._size + self._pace.jobs_ahead - self._slots.taken - coming
+        return min(max(0, room), MOST_AT_ONCE)
 
-    async def _exchange(self, room: int) -> None:
+    def _is_worthwhile(self, room: int) -> bool:
+        """Tell whether to make another exchange: the first for anything, a second for many jobs.
+
+        While the database is busy with one, the next has been put together, and neither waits.
+        """
+        if not self._exchanges:
+            return self._slots.unwritten > 0 or (self._hungry and room > 0)
+        many = max(self._size, self._pace.jobs_ahead // 2)
+        return len(self._exchanges) < _EXCHANGES and self._slots.unwritten >= many
+
+    def _begin(self, room: int) -> None:
+        written = self._slots.take_settlements()
         looks, self._hungry = self._hungry, False  # a wake-up from now on counts
-        written = self._slots.settlements()
+        exchange = asyncio.create_task(self._exchange(written, room, looks=looks))
+        self._exchanges[exchange] = room
+        exchange.add_done_callback(lambda _: self._slots.changed.set())
+
+    def _collect(self) -> None:
+        """Forget the exchanges that are over, and raise what went wrong in one of them."""
+        over = [exchange for exchange in self._exchanges if exchange.done()]
+        for exchange in over:
+            del self._exchanges[exchange]
+        for exchange in over:
+            exchange.result()
+
+    async def _exchange(self, written: list[Settlement], room: int, *, looks: bool) -> None:
         started = time.perf_counter()
         try:
             exchange = await self._link.exchange(written, room)
         except BaseException:
-            self._hungry, self._unsure = True, room > 0
+            self._slots.put_back(written)
+            self._hungry, self._unsure = True, self._unsure or room > 0
             raise
         now = time.perf_counter()
         self._pace.count(len(written), now - started)
@@ -106,8 +149,8 @@ class Feeder:
             self._hungry = True
 
     async def _rest(self, room: int) -> None:
-        """Wait for a wake-up, and if there is room, no longer than until it is time to look."""
-        if not room:
+        """Wait for a change, and with room for more, no longer than until it is time to look."""
+        if self._exchanges or not room:
             await self._wait(None)
             return
         if self._look_at is None:
@@ -128,8 +171,7 @@ class Feeder:
                 await self._slots.changed.wait()
         except TimeoutError:
             return False
-        finally:
-            self._slots.changed.clear()
+        self._slots.changed.clear()
         return True
 
 

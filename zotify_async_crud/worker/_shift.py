@@ -51,6 +51,7 @@ class Shift:
             for task in (self._feeding, *others):
                 task.cancel()
             await asyncio.wait((self._feeding, *others))
+            await feeder.close()
             self._over.set()
 
     async def _until_fed(self, feeding: asyncio.Task[None]) -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, Exchange, Renewal, Settlement
 from zotify_async_crud.worker._backoff import Backoff
@@ -22,6 +22,14 @@ _OUTCOMES: Final = {
 }
 
 
+_Token: TypeAlias = tuple[str, int]
+
+
+def _token(claim: Claim) -> _Token:
+    """Return what tells attempts apart: a job may be claimed again before its last is written."""
+    return claim.job_id, claim.attempt
+
+
 class Slots:
     """Runs handlers, as many at once as there are slots, and keeps what comes of them."""
 
@@ -31,7 +39,8 @@ class Slots:
         self._handler, self._size, self._backoff, self._hooks = handler, size, backoff, hooks
         self._ready: deque[Attempt] = deque()
         self._running: dict[str, Attempt] = {}
-        self._over: dict[str, tuple[Attempt, Settlement]] = {}
+        self._over: dict[_Token, tuple[Attempt, Settlement]] = {}
+        self._on_its_way: dict[_Token, tuple[Attempt, Settlement]] = {}
         self._stopping = False
         self.counts = Counts()
         self.changed = asyncio.Event()
@@ -45,20 +54,28 @@ class Slots:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing that runs, waits, or is to be written."""
-        return not (self._running or self._ready or self._over)
+        return not (self._running or self._ready or self._over or self._on_its_way)
 
     @property
-    def has_settlements(self) -> bool:
-        """Whether there is something to be written."""
-        return bool(self._over)
+    def unwritten(self) -> int:
+        """Attempts that are over, of which the database has not been told."""
+        return len(self._over)
 
-    def settlements(self) -> list[Settlement]:
-        """Return what is to be written; it stays until ``exchanged`` says that it has been."""
-        return [settled for _, settled in self._over.values()]
+    def take_settlements(self) -> list[Settlement]:
+        """Return what is to be written, until ``exchanged`` or ``put_back`` says what came of it."""
+        over, self._over = self._over, {}
+        self._on_its_way |= over
+        return [settled for _, settled in over.values()]
+
+    def put_back(self, settlements: Sequence[Settlement]) -> None:
+        """Take note that *settlements* may not have been written."""
+        for settled in settlements:
+            token = _token(settled.claim)
+            self._over[token] = self._on_its_way.pop(token)
 
     def claims(self) -> list[Claim]:
         """Return every claim whose lease is to be kept."""
-        over = (attempt for attempt, _ in self._over.values())
+        over = (attempt for attempt, _ in (*self._over.values(), *self._on_its_way.values()))
         return [attempt.claim for attempt in (*self._ready, *self._running.values(), *over)]
 
     def reports(self) -> dict[Claim, float]:
@@ -86,11 +103,11 @@ class Slots:
 
     def exchanged(self, written: Sequence[Settlement], exchange: Exchange) -> None:
         """Take note of what the database has been told, and what it gave."""
-        lost = {claim.job_id for claim in exchange.lost}
+        lost = set(map(_token, exchange.lost))
         for settled in written:
-            attempt, _ = self._over.pop(settled.claim.job_id)
-            missed = settled.claim.job_id in lost
-            self._count(attempt, Outcome.LOST if missed else _OUTCOMES[settled.outcome])
+            token = _token(settled.claim)
+            attempt, _ = self._on_its_way.pop(token)
+            self._count(attempt, Outcome.LOST if token in lost else _OUTCOMES[settled.outcome])
         self.add(exchange.claims)
 
     def renewed(self, renewal: Renewal) -> None:
@@ -141,7 +158,7 @@ class Slots:
         if settled is None:
             self._count(attempt, Outcome.LOST)
         else:
-            self._over[attempt.claim.job_id] = (attempt, settled)
+            self._over[_token(attempt.claim)] = (attempt, settled)
         if self._ready:
             self._start(self._ready.popleft())
         self.changed.set()
@@ -168,7 +185,7 @@ class Slots:
 
     def _release(self, attempt: Attempt) -> None:
         released = Settlement(attempt.claim, DownloadJobStatus.PENDING)
-        self._over[attempt.claim.job_id] = (attempt, released)
+        self._over[_token(attempt.claim)] = (attempt, released)
 
     def _count(self, attempt: Attempt, outcome: Outcome) -> None:
         setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
