@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
@@ -46,7 +46,20 @@ JOB: Final = TypeAdapter(schemas.DownloadJobCreate)
 JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
 _JOB_IDS: Final = TypeAdapter(list[schemas.Id])
 _WORKER_IDS: Final = TypeAdapter(list[schemas.WorkerId])
-_ATTEMPTS: Final = TypeAdapter(list[Annotated[int, Strict(), Field(ge=0, le=ATTEMPT_MAX)]])
+_Attempt = Annotated[int, Strict(), Field(ge=0, le=ATTEMPT_MAX)]
+_ATTEMPT: Final[TypeAdapter[int]] = TypeAdapter(_Attempt)
+_ATTEMPTS: Final = TypeAdapter(list[_Attempt])
+_OUTCOMES: Final = TypeAdapter(
+    list[
+        Literal[
+            schemas.DownloadJobStatus.COMPLETED,
+            schemas.DownloadJobStatus.FAILED,
+            schemas.DownloadJobStatus.PENDING,
+        ]
+    ]
+)
+_ERRORS: Final = TypeAdapter(list[schemas.ErrorMessage | None])
+_DELAYS: Final = TypeAdapter(list[Annotated[schemas.Delay, Strict()] | None])
 _PROGRESS: Final[TypeAdapter[list[float]]] = TypeAdapter(list[schemas.Progress])
 
 # pydantic explains these in terms of a regular expression and of its own implementation
@@ -114,10 +127,23 @@ def claims(value: object) -> list[schemas.Claim]:
     return found
 
 
+def claim(value: object) -> schemas.Claim:
+    """Return *value* as the claim that it must be."""
+    if not isinstance(value, schemas.Claim):
+        raise InvalidValue("claim", "Input should be a Claim")
+    validated("claim.job_id", ID, value.job_id)
+    validated("claim.attempt", _ATTEMPT, value.attempt)
+    validated("claim.worker_id", WORKER_ID, value.worker_id)
+    return value
+
+
 def settlements(value: object) -> list[schemas.Settlement]:
     """Return *value* as the list of settlements that it must be."""
     found = _items("settlements", value, schemas.Settlement)
-    _check_claims("claim", [settlement.claim for settlement in found])
+    _check_claims("settlements", [settlement.claim for settlement in found])
+    validated("settlements", _OUTCOMES, [settlement.outcome for settlement in found])
+    validated("settlements", _ERRORS, [settlement.error for settlement in found])
+    validated("settlements", _DELAYS, [settlement.retry_in for settlement in found])
     return found
 
 

@@ -86,9 +86,8 @@ Attempts = Annotated[int, Strict(), Field(ge=1, le=ATTEMPTS_MAX)]
 WorkerId = Annotated[
     str, Strict(), Field(min_length=1, max_length=WORKER_ID_MAX_LENGTH, pattern=_NO_NUL)
 ]
-Duration = Annotated[
-    dt.timedelta, BeforeValidator(_in_seconds), Field(ge=dt.timedelta(0), le=DURATION_MAX)
-]
+Delay = Annotated[dt.timedelta, Field(ge=dt.timedelta(0), le=DURATION_MAX)]
+Duration = Annotated[Delay, BeforeValidator(_in_seconds)]
 Lease = Annotated[
     dt.timedelta, BeforeValidator(_in_seconds), Field(gt=dt.timedelta(0), le=DURATION_MAX)
 ]

@@ -151,7 +151,7 @@ async def complete_download_job(db: AsyncSession, claim: Claim) -> None:
     Raises:
         LeaseLost: Another worker may have the job; roll back, and discard the download.
     """
-    await _settle(db, Settlement(claim, DownloadJobStatus.COMPLETED))
+    await _settle(db, Settlement(check.claim(claim), DownloadJobStatus.COMPLETED))
 
 
 async def fail_download_job(
@@ -168,7 +168,8 @@ async def fail_download_job(
     """
     delay = check.validated("retry_in", check.OPTIONAL_DURATION, retry_in)
     message = check.validated("error", check.ERROR_TEXT, error)
-    return await _settle(db, Settlement(claim, DownloadJobStatus.FAILED, message, delay))
+    failed = DownloadJobStatus.FAILED
+    return await _settle(db, Settlement(check.claim(claim), failed, message, delay))
 
 
 async def release_download_jobs(db: AsyncSession, claims: Sequence[Claim]) -> list[Claim]:
@@ -205,7 +206,7 @@ async def rescue_expired_download_jobs(db: AsyncSession) -> Rescue:
 
 async def _settle(db: AsyncSession, settlement: Settlement) -> DownloadJobStatus:
     database = database_of(db)
-    statement = sql.settle_download_jobs(database, check.settlements([settlement]))
+    statement = sql.settle_download_jobs(database, [settlement])
     row = (await execute(db, statement)).one_or_none()
     if row is None:
         raise LeaseLost(settlement.claim.job_id, settlement.claim.attempt)
