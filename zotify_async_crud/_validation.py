@@ -60,7 +60,7 @@ _OUTCOMES: Final = TypeAdapter(
 )
 _ERRORS: Final = TypeAdapter(list[schemas.ErrorMessage | None])
 _DELAYS: Final = TypeAdapter(list[Annotated[schemas.Delay, Strict()] | None])
-_PROGRESS: Final[TypeAdapter[list[float]]] = TypeAdapter(list[schemas.Progress])
+_PROGRESS_LIST: Final[TypeAdapter[list[float]]] = TypeAdapter(list[schemas.Progress])
 
 # pydantic explains these in terms of a regular expression and of its own implementation
 _REASONS: Final = {
@@ -153,7 +153,8 @@ def progress_of_claims(value: object) -> dict[schemas.Claim, float]:
         raise InvalidValue("progress", "Input should be a mapping of claims to their progress")
     found = _items("progress", list(value), schemas.Claim)
     _check_claims("progress", found)
-    return dict(zip(found, validated("progress", _PROGRESS, list(value.values())), strict=True))
+    shares: list[float] = validated("progress", _PROGRESS_LIST, list(value.values()))
+    return dict(zip(found, shares, strict=True))
 
 
 def _items(field: str, value: object, kind: type[T]) -> list[T]:

@@ -77,7 +77,7 @@ async def run_demo(
     for one that a killed run left behind, since without leases nobody can tell the two apart.
     """
     console = Console()
-    chance = random.Random()  # noqa: S311 - nothing of it is a secret
+    chance = random.Random()
     with _reporter(console) as reporter:
         summary = await demo.run(
             export, database_url, workers=workers, chance=chance, reporter=reporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -15,6 +15,8 @@ from zotify_async_crud.database import translated_errors
 from zotify_async_crud.errors import EnqueuerClosed
 
 _MOST_AT_ONCE: Final = 1_000
+
+_HandedIn: TypeAlias = tuple[schemas.DownloadJobCreate, asyncio.Future[str]]
 
 
 class Enqueuer:
@@ -31,17 +33,16 @@ class Enqueuer:
 
     def __init__(self, session_factory: async_sessionmaker[AsyncSession]) -> None:
         self._sessions = session_factory
-        self._waiting: list[tuple[schemas.DownloadJobCreate, asyncio.Future[str]]] = []
+        self._waiting: list[_HandedIn] = []
         self._handed_in = asyncio.Event()
-        self._writing: asyncio.Task[None] | None = None
-        self._closing = False
+        self._open = False
         self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         bind = self._sessions().bind
         if isinstance(bind, AsyncEngine):
             await self._resources.enter_async_context(events.notifying(bind))
-        self._closing = False
+        self._open = True
         self._writing = asyncio.create_task(self._write(), name="zotify-enqueuer")
         return self
 
@@ -51,13 +52,11 @@ class Enqueuer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._writing is not None
-        self._closing = True
+        self._open = False
         self._handed_in.set()
         try:
             await self._writing
         finally:
-            self._writing = None
             await self._resources.aclose()
 
     async def enqueue(self, job: schemas.DownloadJobCreate) -> str:
@@ -72,7 +71,7 @@ class Enqueuer:
             DatabaseError: The transaction failed, and with it the jobs of all callers in it.
         """
         new = check.job(job)
-        if self._writing is None or self._closing:
+        if not self._open:
             raise EnqueuerClosed
         committed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append((new, committed))
@@ -80,7 +79,7 @@ class Enqueuer:
         return await committed
 
     async def _write(self) -> None:
-        while not self._closing or self._waiting:
+        while self._open or self._waiting:
             await self._handed_in.wait()
             self._handed_in.clear()
             while self._waiting:
@@ -88,19 +87,19 @@ class Enqueuer:
                 del self._waiting[:_MOST_AT_ONCE]
                 await self._commit(batch)
 
-    async def _commit(
-        self, batch: list[tuple[schemas.DownloadJobCreate, asyncio.Future[str]]]
-    ) -> None:
+    async def _commit(self, batch: list[_HandedIn]) -> None:
         try:
             with translated_errors():
                 async with self._sessions.begin() as db:
                     job_ids = await crud.create_download_jobs(db, [job for job, _ in batch])
-        except BaseException as error:
+        except asyncio.CancelledError:
+            for _, committed in batch:
+                committed.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the callers'
             for _, committed in batch:
                 if not committed.done():
                     committed.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
         else:
             for (_, committed), job_id in zip(batch, job_ids, strict=True):
                 if not committed.done():

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from zotify_async_crud._dialects import database_for
+from zotify_async_crud._dialects import database_for, translate
+from zotify_async_crud.errors import ZotifyCrudError
 from zotify_async_crud.models import DownloadJob
 
 Watcher: TypeAlias = Callable[[], None]
@@ -53,7 +54,9 @@ def _tell_watchers(session: Session) -> None:
 
 
 def _forget(session: Session) -> None:
-    session.info.pop(_DUE, None)
+    # a savepoint that is rolled back leaves what came before it
+    if not session.in_nested_transaction():
+        session.info.pop(_DUE, None)
 
 
 def wake_watchers(bind: Engine | Connection) -> None:
@@ -116,7 +119,7 @@ async def notify(engine: AsyncEngine) -> None:
     database = database_for(engine.dialect)
     try:
         await database.notify_others(engine)
-    except Exception as error:  # the pools poll
+    except Exception as error:  # noqa: BLE001 - the pools poll, whatever went wrong
         _LOG.debug("could not notify other processes: %r", error)
 
 
@@ -126,7 +129,15 @@ async def watch_others(engine: AsyncEngine, watcher: Watcher, *, interval: float
     Raises:
         DatabaseError: The connection is lost; call again, which polls once.
     """
-    await database_for(engine.dialect).watch_others(engine, watcher, interval)
+    try:
+        await database_for(engine.dialect).watch_others(engine, watcher, interval)
+    except ZotifyCrudError:
+        raise
+    except Exception as error:
+        failure = translate(error)
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def _place(bind: Engine | Connection) -> str:

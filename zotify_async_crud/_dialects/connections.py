@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 @contextlib.asynccontextmanager
 async def dedicated(engine: AsyncEngine) -> AsyncIterator[Any]:
-    """Yield a driver's connection that is set up as *engine* does it, and takes no place in its pool."""
+    """Yield a driver's connection, set up as *engine* does it, that takes no place in its pool."""
     async with engine.connect() as connection:
         raw = await connection.get_raw_connection()
         driver = raw.driver_connection

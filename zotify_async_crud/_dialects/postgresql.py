@@ -15,7 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
-    Lateral,
     Select,
     String,
     Subquery,
@@ -209,7 +208,7 @@ class _PostgreSQL:
         return None
 
 
-def _due(queue: Queue, rows: Select[Any]) -> tuple[CTE, Lateral]:
+def _due(queue: Queue, rows: Select[Any]) -> tuple[CTE, FromClause]:
     """Return the priorities and what is due in each, held as far as it is really read."""
     priorities = queue.priorities()
     due = (

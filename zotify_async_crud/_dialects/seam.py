@@ -18,8 +18,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Executable
+from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.types import TypeEngine
 
 from zotify_async_crud.errors import DatabaseError
@@ -51,9 +52,9 @@ class Queue(NamedTuple):
     """
 
     table: type[DeclarativeBase]
-    rows: type[DeclarativeBase]
-    key: InstrumentedAttribute[str]
-    priority: InstrumentedAttribute[int]
+    rows: FromClause
+    key: KeyedColumnElement[str]
+    priority: ColumnElement[int]
     turn: ColumnElement[Any]
     waiting: ColumnElement[bool]
     due: ColumnElement[bool]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
-from sqlalchemy import ColumnElement, exists, func, literal, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import ColumnElement, FromClause, exists, func, literal, select
 
 from zotify_async_crud._dialects import Queue
 from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
@@ -23,12 +22,17 @@ def has_status(
     status: DownloadJobStatus, job: type[DownloadJob] = DownloadJob
 ) -> ColumnElement[bool]:
     """Compare with a literal: a bound parameter hides that a partial index fits."""
-    return job.status == literal(status, DownloadJob.status.type, literal_execute=True)
+    return job.status == the(status)
 
 
-def due_since(job: type[DownloadJob] = DownloadJob) -> ColumnElement[dt.datetime]:
+def the(status: DownloadJobStatus) -> ColumnElement[DownloadJobStatus]:
+    """Return *status* as a literal."""
+    return literal(status, DownloadJob.status.type, literal_execute=True)
+
+
+def due_since(jobs: FromClause = JOBS) -> ColumnElement[dt.datetime]:
     """Return since when a pending job is due, or from when on it will be."""
-    return func.coalesce(job.available_at, job.created_at, type_=UTCDateTime())
+    return func.coalesce(jobs.c.available_at, jobs.c.created_at, type_=UTCDateTime())
 
 
 def is_paused() -> ColumnElement[bool]:
@@ -36,14 +40,14 @@ def is_paused() -> ColumnElement[bool]:
     return exists(select(DownloadQueue.id).where(DownloadQueue.paused))
 
 
-_candidate: Final = aliased(DownloadJob, name="candidate")
+_candidate: Final = JOBS.alias("candidate")
 QUEUE: Final = Queue(
     table=DownloadJob,
     rows=_candidate,
-    key=_candidate.job_id,
-    priority=_candidate.priority,
+    key=_candidate.c.job_id,
+    priority=_candidate.c.priority,
     turn=due_since(_candidate),
-    waiting=has_status(DownloadJobStatus.PENDING, _candidate),
+    waiting=_candidate.c.status == the(DownloadJobStatus.PENDING),
     due=due_since(_candidate) <= NOW,
     opened=~is_paused(),
     harmless="error_message",

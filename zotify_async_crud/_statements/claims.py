@@ -16,7 +16,6 @@ from sqlalchemy import (
     Double,
     FromClause,
     Integer,
-    Select,
     String,
     Subquery,
     Text,
@@ -33,24 +32,18 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.sql import Executable
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from zotify_async_crud._dialects import Column, Database
 from zotify_async_crud._dialects.types import UTCNow
-from zotify_async_crud._statements._jobs import JOBS, NOW, QUEUE, due_since
-from zotify_async_crud.models import DownloadJob
+from zotify_async_crud._statements._jobs import JOBS, NOW, QUEUE, due_since, the
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, Settlement
 
-PENDING, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
-    literal(status, DownloadJob.status.type, literal_execute=True)
-    for status in (
-        DownloadJobStatus.PENDING,
-        DownloadJobStatus.IN_PROGRESS,
-        DownloadJobStatus.COMPLETED,
-        DownloadJobStatus.FAILED,
-        DownloadJobStatus.CANCELLED,
-    )
-)
+PENDING: Final = the(DownloadJobStatus.PENDING)
+IN_PROGRESS: Final = the(DownloadJobStatus.IN_PROGRESS)
+COMPLETED: Final = the(DownloadJobStatus.COMPLETED)
+FAILED: Final = the(DownloadJobStatus.FAILED)
+CANCELLED: Final = the(DownloadJobStatus.CANCELLED)
+
 _CLAIMED: Final = (
     JOBS.c.job_id,
     JOBS.c.track_id,
@@ -63,9 +56,7 @@ _CLAIMED: Final = (
 )
 
 
-def claim_download_jobs(
-    database: Database, worker_id: str, limit: int, lease: dt.timedelta
-) -> ReturningUpdate[Any]:
+def claim_download_jobs(database: Database, worker_id: str, limit: int, lease: dt.timedelta) -> Any:
     """Give the first *limit* due jobs to a worker."""
     return (
         update(JOBS)
@@ -116,11 +107,10 @@ def _fence(rows: Subquery, jobs: FromClause = JOBS) -> ColumnElement[bool]:
     )
 
 
-def settle_download_jobs(
-    database: Database, settlements: Sequence[Settlement]
-) -> ReturningUpdate[Any]:
+def settle_download_jobs(database: Database, settlements: Sequence[Settlement]) -> Executable:
     """End the claims of *settlements*, each as it says, where they still hold."""
-    return _settle(_settlements(database, settlements))
+    statement: Executable = _settle(_settlements(database, settlements))
+    return statement
 
 
 def _settlements(database: Database, settlements: Sequence[Settlement]) -> _Given:
@@ -136,7 +126,7 @@ def _seconds(settlement: Settlement) -> float | None:
     return None if settlement.retry_in is None else settlement.retry_in.total_seconds()
 
 
-def _settle(given: _Given) -> ReturningUpdate[Any]:
+def _settle(given: _Given) -> Any:
     rows = given.rows.c
     is_completed = rows.outcome == DownloadJobStatus.COMPLETED.value
     is_released = rows.outcome == DownloadJobStatus.PENDING.value
@@ -196,14 +186,14 @@ def exchange_download_jobs(
     return union_all(select(claimed), unsettled.where(~is_settled))
 
 
-def get_download_claims(worker_id: str) -> Select[Any]:
+def get_download_claims(worker_id: str) -> Executable:
     """Read what a worker holds."""
     return select(*_CLAIMED).where(JOBS.c.status == IN_PROGRESS, JOBS.c.worker_id == worker_id)
 
 
 def renew_download_leases(
     database: Database, claims: Sequence[Claim], lease: dt.timedelta
-) -> ReturningUpdate[Any]:
+) -> Executable:
     """Prolong the leases of *claims* where they hold, past those whose jobs are locked."""
     given = _given(database, claims)
     return (
@@ -214,9 +204,7 @@ def renew_download_leases(
     )
 
 
-def report_download_progress(
-    database: Database, progress: Mapping[Claim, float]
-) -> ReturningUpdate[Any]:
+def report_download_progress(database: Database, progress: Mapping[Claim, float]) -> Executable:
     """Write how far jobs are, where the claims hold, past those whose jobs are locked."""
     claims = list(progress)
     given = _given(database, claims, {"progress": Column(Double(), list(progress.values()))})
@@ -238,13 +226,13 @@ def _is_free(database: Database, claims: Sequence[Claim]) -> ColumnElement[bool]
     return database.is_free(JOBS.c.job_id, select(held.c.job_id).where(given.fence), held)
 
 
-def holding(database: Database, claims: Sequence[Claim]) -> Select[Any]:
+def holding(database: Database, claims: Sequence[Claim]) -> Executable:
     """Read which of *claims* hold."""
     given = _given(database, claims)
     return select(JOBS.c.job_id, JOBS.c.attempt).where(given.fence)
 
 
-def settled_by(database: Database, claims: Sequence[Claim]) -> Select[Any]:
+def settled_by(database: Database, claims: Sequence[Claim]) -> Executable:
     """Read which of *claims* ended by a finished job that nobody has claimed since."""
     rows = _given(database, claims).rows
     return select(JOBS.c.job_id, JOBS.c.attempt).where(
@@ -255,7 +243,7 @@ def settled_by(database: Database, claims: Sequence[Claim]) -> Select[Any]:
     )
 
 
-def rescue_expired_download_jobs(database: Database, limit: int) -> ReturningUpdate[Any]:
+def rescue_expired_download_jobs(database: Database, limit: int) -> Executable:
     """Take jobs from workers whose leases are over; the attempt they had is spent."""
     held = JOBS.alias("held")
     expired = (

@@ -74,7 +74,7 @@ def create_download_jobs(
     ).returning(JOBS.c.job_id)
 
 
-def active_unique_jobs(database: Database, track_ids: Sequence[str]) -> Select[Any]:
+def active_unique_jobs(database: Database, track_ids: Sequence[str]) -> Executable:
     """Read which unique jobs of the tracks are pending or in progress."""
     rows = database.rows("given", {"track_id": Column(String(), track_ids)})
     return select(JOBS.c.track_id, JOBS.c.job_id).where(

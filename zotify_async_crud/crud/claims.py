@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, Select
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import Executable
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud import events
@@ -225,7 +226,7 @@ async def _unsettled(db: AsyncSession, settlements: Sequence[Settlement]) -> lis
 async def _without(
     db: AsyncSession,
     claims: list[Claim],
-    query: Callable[[Database, Sequence[Claim]], Select[Any]],
+    query: Callable[[Database, Sequence[Claim]], Executable],
 ) -> list[Claim]:
     """Return *claims* without those that *query* finds."""
     if not claims:

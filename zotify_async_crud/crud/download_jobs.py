@@ -231,8 +231,8 @@ async def retry_failed_download_jobs(db: AsyncSession) -> int:
 async def cancel_download_job(db: AsyncSession, job_id: str) -> DownloadJob:
     """Cancel a job and return it: ``cancelled`` at once if it is ``pending``.
 
-    One that is ``in_progress`` has ``cancel_requested`` from now on. Its worker learns of it when it
-    renews its leases, and decides whether it stops; the job is not tried again. A job that is
+    One that is ``in_progress`` has ``cancel_requested`` from now on. Its worker learns of it when
+    it renews its leases, and decides whether it stops; the job is not tried again. A job that is
     finished stays as it is.
 
     Raises:

@@ -135,7 +135,7 @@ async def settlement(
 def _wait(backoff: Backoff, claim: Claim) -> dt.timedelta:
     try:
         return check.validated("backoff", check.DURATION, backoff(claim.attempt))
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it raises, the job is tried again
         _LOG.exception("the backoff failed: the default is used")
         return dt.timedelta(seconds=ExponentialBackoff()(claim.attempt))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
 from typing import Final
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from zotify_async_crud import events
-from zotify_async_crud.database import translated_errors
 from zotify_async_crud.worker._feeder import Feeder
 from zotify_async_crud.worker._keeper import Keeper, Rescuer
 from zotify_async_crud.worker._link import Link
@@ -28,50 +28,54 @@ class Shift:
         self._link, self._slots, self._feeder = link, slots, feeder
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._feeding: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._over = asyncio.Event()
 
+        self._feeding = asyncio.create_task(self._feed(), name="zotify-feeding")
+
     async def work(self, lease: float, listen_every: float | None) -> None:
         """Run until the feeder is done, or until this is cancelled and all is given back."""
-        feeder = self._feeder
-        self._feeding = self._start("feeding", feeder.step, lambda: feeder.is_done, fatal=True)
         others = [
-            self._start("renewal", Keeper(self._link, self._slots, lease).step),
-            self._start("rescue", Rescuer(self._link, lease).step),
+            asyncio.create_task(keep_going("renewal", Keeper(self._link, self._slots, lease).step)),
+            asyncio.create_task(keep_going("rescue", Rescuer(self._link, lease).step)),
         ]
-        if listen_every is not None and self._link.engine is not None:
-            others.append(asyncio.create_task(self._listen(listen_every)))
+        engine = self._link.engine
+        if listen_every is not None and engine is not None:
+            others.append(asyncio.create_task(self._listen(engine, listen_every)))
         try:
             with events.watching(self._link.bind, self._wake):
-                await self._until_fed(self._feeding)
+                await self._until_fed()
         finally:
             for timer in self._timers:
                 timer.cancel()
             for task in (self._feeding, *others):
                 task.cancel()
             await asyncio.wait((self._feeding, *others))
-            await feeder.close()
+            await self._feeder.close()
             self._over.set()
 
-    async def _until_fed(self, feeding: asyncio.Task[None]) -> None:
+    async def _feed(self) -> None:
+        feeder = self._feeder
+        await keep_going("feeding", feeder.step, lambda: feeder.is_done, fatal=True)
+
+    async def _until_fed(self) -> None:
         try:
-            await asyncio.wait({feeding})
+            await asyncio.wait({self._feeding})
         except asyncio.CancelledError:
             self._feeder.stop()
             self._hurry()
-            await asyncio.wait({feeding})  # by _hurry's timers, not for long
+            await asyncio.wait({self._feeding})  # by _hurry's timers, not for long
             raise
-        if not feeding.cancelled():
-            feeding.result()
+        if not self._feeding.cancelled():
+            self._feeding.result()
 
-    async def stop(self, timeout: float) -> None:
-        """Let the handlers end, for *timeout* seconds at most; at once if it was said before."""
+    async def stop(self, patience: float) -> None:
+        """Let the handlers end, for *patience* seconds at most; at once if it was said before."""
         if self._timers:
             self._hurry()
         else:
             self._feeder.stop()
-            self._timers.append(self._loop.call_later(timeout, self._hurry))
+            self._timers.append(self._loop.call_later(patience, self._hurry))
         await self._over.wait()
 
     def _hurry(self) -> None:
@@ -84,26 +88,14 @@ class Shift:
 
     def _give_up(self) -> None:
         _LOG.error("what is over could not be written in time: the jobs will run again")
-        assert self._feeding is not None
         self._feeding.cancel()
 
-    def _start(
-        self,
-        name: str,
-        step: Callable[[], Awaitable[None]],
-        done: Callable[[], bool] = lambda: False,
-        *,
-        fatal: bool = False,
-    ) -> asyncio.Task[None]:
-        return asyncio.create_task(keep_going(name, step, done, fatal=fatal), name=f"zotify-{name}")
-
-    async def _listen(self, interval: float) -> None:
-        engine, nothing_to_hear = self._link.engine, False
+    async def _listen(self, engine: AsyncEngine, interval: float) -> None:
+        nothing_to_hear = False
 
         async def listen() -> None:
             nonlocal nothing_to_hear
-            with translated_errors():
-                await events.watch_others(engine, self._wake, interval=interval)
+            await events.watch_others(engine, self._wake, interval=interval)
             nothing_to_hear = True
 
         await keep_going("listening", listen, lambda: nothing_to_hear)

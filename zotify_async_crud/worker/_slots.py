@@ -62,7 +62,7 @@ class Slots:
         return len(self._over)
 
     def take_settlements(self) -> list[Settlement]:
-        """Return what is to be written, until ``exchanged`` or ``put_back`` says what came of it."""
+        """Return what is to be written; ``exchanged`` or ``put_back`` then says what came of it."""
         over, self._over = self._over, {}
         self._on_its_way |= over
         return [settled for _, settled in over.values()]
@@ -195,5 +195,5 @@ class Slots:
     def _tell(self, hook: Callable[..., None], *facts: object) -> None:
         try:
             hook(*facts)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it raises, the work goes on
             _LOG.exception("a hook of the worker pool failed")

@@ -14,8 +14,16 @@ _LOG: Final = logging.getLogger("zotify_async_crud.worker")
 _PAUSES: Final = ExponentialBackoff(first=0.1, longest=5.0)
 
 
+def _never() -> bool:
+    return False
+
+
 async def keep_going(
-    name: str, step: Callable[[], Awaitable[None]], done: Callable[[], bool], *, fatal: bool = False
+    name: str,
+    step: Callable[[], Awaitable[None]],
+    done: Callable[[], bool] = _never,
+    *,
+    fatal: bool = False,
 ) -> None:
     """Run *step* again and again until *done*, and after a failure once a pause is over.
 
