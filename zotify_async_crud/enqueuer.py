@@ -57,6 +57,9 @@ class Enqueuer:
         try:
             await self._writing
         finally:
+            for _, committed in self._waiting:  # the writing was cancelled
+                committed.cancel()
+            self._waiting.clear()
             await self._resources.aclose()
 
     async def enqueue(self, job: schemas.DownloadJobCreate) -> str:

@@ -85,7 +85,6 @@ _HINTS: Final = {"26000": _POOLER, "42P05": _POOLER}
 
 class _PostgreSQL:
     writes_together = True
-    polls_by_watching = False
 
     def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert:
         return postgresql.insert(entity)
@@ -179,6 +178,9 @@ class _PostgreSQL:
         alone = engine.execution_options(isolation_level="AUTOCOMMIT")
         async with alone.connect() as connection:
             await connection.execute(select(func.pg_notify(CHANNEL, "")))
+
+    def looks_for_others(self, url: URL) -> bool:
+        return False
 
     async def watch_others(
         self, engine: AsyncEngine, watcher: Callable[[], None], interval: float

@@ -82,9 +82,6 @@ class Database(Protocol):
     writes_together: bool
     """Whether one statement can contain several writes."""
 
-    polls_by_watching: bool
-    """Whether ``watch_others`` looks by itself, at less cost than a claim."""
-
     def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
         """Return an INSERT that understands ON CONFLICT."""
         ...
@@ -139,6 +136,10 @@ class Database(Protocol):
 
     async def notify_others(self, engine: AsyncEngine) -> None:
         """Tell the ``watch_others`` of all processes that there is something new."""
+        ...
+
+    def looks_for_others(self, url: URL) -> bool:
+        """Tell whether ``watch_others`` looks by itself, at less cost than a query."""
         ...
 
     async def watch_others(

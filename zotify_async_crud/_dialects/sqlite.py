@@ -67,7 +67,6 @@ _MEANINGS: Final[dict[int, type[DatabaseError]]] = {
 
 class _SQLite:
     writes_together = False
-    polls_by_watching = True
 
     def insert(self, entity: type[DeclarativeBase]) -> sqlite.Insert:
         return sqlite.insert(entity)
@@ -143,11 +142,14 @@ class _SQLite:
     async def notify_others(self, engine: AsyncEngine) -> None:
         """The file itself tells: see watch_others."""
 
+    def looks_for_others(self, url: URL) -> bool:
+        return not is_in_memory(url)  # no other process can see it
+
     async def watch_others(
         self, engine: AsyncEngine, watcher: Callable[[], None], interval: float
     ) -> None:
-        if is_in_memory(engine.url):
-            return  # no other process can see it
+        if not self.looks_for_others(engine.url):
+            return
         async with dedicated(engine) as driver:
             seen = None
             while True:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    DateTime,
     Double,
     FromClause,
     Integer,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    type_coerce,
     union_all,
     update,
 )
@@ -52,7 +54,7 @@ _CLAIMED: Final = (
     JOBS.c.worker_id,
     JOBS.c.lease_expires_at,
     JOBS.c.priority,
-    due_since().label("turn"),
+    type_coerce(due_since(), DateTime(timezone=True)).label("turn"),  # to sort by alone
 )
 
 

@@ -57,12 +57,13 @@ def _count(status: DownloadJobStatus) -> Any:
     return select(func.count()).where(has_status(status)).scalar_subquery()
 
 
-def next_due() -> Executable:
-    """Read how long it is until another pending job becomes due, looking once for each priority."""
+def next_due(since: dt.timedelta) -> Executable:
+    """Read when the next pending job is due, after *since* ago, looking once for each priority."""
+    start = UTCNow(-since.total_seconds())
     priorities = QUEUE.priorities()
     earliest = (
         select(func.min(QUEUE.turn, type_=UTCDateTime()))
-        .where(QUEUE.waiting, QUEUE.priority == priorities.c.priority, QUEUE.turn > NOW)
+        .where(QUEUE.waiting, QUEUE.priority == priorities.c.priority, QUEUE.turn > start)
         .scalar_subquery()
     )
     return select(

@@ -66,8 +66,8 @@ async def exchange_download_jobs(
     """Settle jobs, and claim up to *limit* (0 to 1,000) others as ``claim_download_jobs`` does.
 
     On PostgreSQL it is one statement, which a worker that does many short jobs can send over a
-    connection that commits each statement (``isolation_level="AUTOCOMMIT"``). What a claim has
-    settled already may be sent again, as after a lost reply, and is not counted as lost.
+    connection that commits each statement (``isolation_level="AUTOCOMMIT"``). A job that its claim
+    has finished already may be sent again, as after a lost reply, and is not counted as lost.
     """
     database = database_of(db)
     settled = check.settlements(settlements)
@@ -84,6 +84,8 @@ async def exchange_download_jobs(
         missing = await _unsettled(db, settled) if settled else []
         statement = sql.claim_download_jobs(database, worker, size, term)
         claims = _claims((await execute(db, statement)).all()) if size else []
+    if any(s.outcome is _RELEASED or s.retry_in is not None for s in settled):
+        events.jobs_became_due(db)
     return Exchange(claims, await _without(db, missing, sql.settled_by))
 
 
@@ -241,8 +243,11 @@ def _token(claim: Claim | Row[Any]) -> tuple[str, int]:
 
 def _claims(rows: Sequence[Row[Any]]) -> list[Claim]:
     """Return claims in the order of the queue, which RETURNING does not promise."""
-    rows = sorted(rows, key=lambda row: (-row.priority, row.turn, row.job_id))
-    return [Claim(*row[:_FIELDS]) for row in rows]
+    return [Claim(*row[:_FIELDS]) for row in sorted(rows, key=_in_turn)]
+
+
+def _in_turn(row: Row[Any]) -> tuple[Any, ...]:
+    return -row[_FIELDS], row[_FIELDS + 1], row[0]
 
 
 _FIELDS: Final = len(dataclasses.fields(Claim))

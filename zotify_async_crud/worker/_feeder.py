@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from zotify_async_crud._dialects import MOST_AT_ONCE
-from zotify_async_crud.schemas import Settlement
+from zotify_async_crud.schemas import DownloadJobStatus, Settlement
+from zotify_async_crud.worker._jobs import Attempt
 from zotify_async_crud.worker._link import Link
 from zotify_async_crud.worker._slots import Slots
 
@@ -25,25 +26,30 @@ _MOST_AHEAD: Final = 400
 _EXCHANGES: Final = 2
 """Exchanges at the same time."""
 
-_RELAXED: Final = 30
-"""Intervals between two polls where something cheaper looks in between."""
+_SOON: Final = 1.0
+"""Seconds in which at least one of the jobs that were claimed ahead must have begun."""
+
+_CLOCK: Final = 0.005
+"""Seconds, more than the resolution of any database's clock."""
 
 
 class Feeder:
     """Feeds the slots of a pool from the queue."""
 
     def __init__(
-        self, link: Link, slots: Slots, size: int, poll_interval: float, *, until_idle: bool
+        self, link: Link, slots: Slots, size: int, interval: float, *, until_idle: bool
     ) -> None:
         self._link, self._slots, self._size, self._until_idle = link, slots, size, until_idle
-        self._poll_interval = poll_interval
+        self._interval = interval
         self._pace = _Pace()
         self._exchanges: dict[asyncio.Task[None], int] = {}  # and the room that each may fill
         self._hungry = True  # whether the queue may have more than it gave the last time
         self._unsure = False  # whether a reply was lost that may have brought claims
         self._stopping = False
         self._drained = False
-        self._look_at: float | None = None  # by time.perf_counter, when nobody wakes it before
+        # by time.perf_counter: when it looked, and when it does again if nobody wakes it before
+        self._looked_at = time.perf_counter()
+        self._look_at: float | None = None
 
     def wake(self) -> None:
         """Look into the queue at once."""
@@ -53,7 +59,7 @@ class Feeder:
     def stop(self) -> None:
         """Claim nothing more."""
         self._stopping = True
-        self._slots.release_ready()
+        self._slots.stop()
 
     @property
     def is_done(self) -> bool:
@@ -102,9 +108,9 @@ class Feeder:
         return len(self._exchanges) < _EXCHANGES and self._slots.unwritten >= many
 
     def _begin(self, room: int) -> None:
-        written = self._slots.take_settlements()
+        over = self._slots.take_over()
         looks, self._hungry = self._hungry, False  # a wake-up from now on counts
-        exchange = asyncio.create_task(self._exchange(written, room, looks=looks))
+        exchange = asyncio.create_task(self._exchange(over, room, looks=looks))
         self._exchanges[exchange] = room
         exchange.add_done_callback(lambda _: self._slots.changed.set())
 
@@ -116,24 +122,29 @@ class Feeder:
         for exchange in over:
             exchange.result()
 
-    async def _exchange(self, written: list[Settlement], room: int, *, looks: bool) -> None:
+    async def _exchange(self, over: list[Attempt], room: int, *, looks: bool) -> None:
+        written = [attempt.settlement for attempt in over if attempt.settlement]
         started = time.perf_counter()
         try:
             exchange = await self._link.exchange(written, room)
         except BaseException:
-            self._slots.put_back(written)
+            self._slots.put_back(over)
             self._hungry, self._unsure = True, self._unsure or room > 0
             raise
         now = time.perf_counter()
-        self._pace.count(len(written), now - started)
+        done = sum(settled.outcome is not DownloadJobStatus.PENDING for settled in written)
+        self._pace.count(done, now - started)
         self._hungry = self._hungry or len(exchange.claims) == room > 0
-        self._look_at = None if looks else self._earlier(now, written)
-        self._slots.exchanged(written, exchange)
+        if looks:
+            self._looked_at, self._look_at = started, None
+        self._expect_back(written, now)
+        self._slots.exchanged(over, exchange)
 
-    def _earlier(self, now: float, written: Sequence[Settlement]) -> float | None:
-        """Return when to look, given that what failed just now comes back by itself."""
-        waits = [settled.retry_in.total_seconds() for settled in written if settled.retry_in]
-        return min(self._look_at, now + min(waits)) if waits and self._look_at else self._look_at
+    def _expect_back(self, written: Sequence[Settlement], now: float) -> None:
+        """See to it that what failed just now is begun again as soon as it is due."""
+        waits = [s.retry_in.total_seconds() for s in written if s.retry_in is not None]
+        if waits and self._look_at is not None:
+            self._look_at = min(self._look_at, now + min(waits))
 
     async def _recover(self) -> None:
         """Take over what a claim brought whose reply was lost."""
@@ -150,6 +161,9 @@ class Feeder:
 
     async def _rest(self, room: int) -> None:
         """Wait for a change, and with room for more, no longer than until it is time to look."""
+        if self._slots.has_waiting:
+            await self._reconsider()
+            return
         if self._exchanges or not room:
             await self._wait(None)
             return
@@ -158,11 +172,17 @@ class Feeder:
         if not await self._wait(self._look_at - time.perf_counter()):
             self._hungry = True
 
+    async def _reconsider(self) -> None:
+        """Give back what was claimed ahead if it does not begin soon: its jobs are long ones."""
+        if not await self._wait(_SOON):
+            self._pace.forget()
+            self._slots.release_waiting()
+
     async def _time_to_look(self) -> float:
-        relaxed = self._link.database.polls_by_watching
-        interval = self._poll_interval * (_RELAXED if relaxed else 1) * random.uniform(1, 1.25)
-        due = await self._link.time_until_next()
-        return interval if due is None else min(interval, max(0.0, due.total_seconds()))
+        interval = self._interval * random.uniform(1, 1.25)
+        # what became due since the last look, too: that did not see it
+        due = await self._link.time_until_next(time.perf_counter() - self._looked_at + _CLOCK)
+        return interval if due is None else min(interval, due.total_seconds())
 
     async def _wait(self, seconds: float | None) -> bool:
         """Wait until something changes; return False if nothing did in *seconds*."""
@@ -190,6 +210,9 @@ class _Pace:
     @property
     def jobs_ahead(self) -> int:
         return min(_MOST_AHEAD, int(self._rate * (_AHEAD + self._exchange)))
+
+    def forget(self) -> None:
+        self._rate = 0.0
 
     def count(self, jobs: int, exchange: float) -> None:
         now = time.perf_counter()

@@ -33,6 +33,10 @@ class Counts:
     released: int = 0
     lost: int = 0
 
+    def add(self, outcome: Outcome) -> None:
+        """Count one more attempt that ended so."""
+        setattr(self, outcome, getattr(self, outcome) + 1)
+
 
 class WorkerHooks:
     """Called by the pool; override what a metrics exporter needs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
@@ -12,9 +13,14 @@ from zotify_async_crud import _validation as check
 from zotify_async_crud.errors import LeaseLost
 from zotify_async_crud.schemas import ERROR_MAX_LENGTH, Claim, DownloadJobStatus, Settlement
 from zotify_async_crud.worker._backoff import Backoff, ExponentialBackoff
+from zotify_async_crud.worker._hooks import Outcome
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
-_RELEASED: Final = DownloadJobStatus.PENDING
+_OUTCOMES: Final = {
+    DownloadJobStatus.COMPLETED: Outcome.COMPLETED,
+    DownloadJobStatus.FAILED: Outcome.FAILED,
+    DownloadJobStatus.PENDING: Outcome.RELEASED,
+}
 
 
 class Retry(Exception):
@@ -22,6 +28,8 @@ class Retry(Exception):
 
     *in_* is a timedelta, or seconds; None leaves it to the pool's backoff.
     """
+
+    in_: dt.timedelta | None = None
 
     def __init__(self, reason: str = "", *, in_: dt.timedelta | float | None = None) -> None:
         super().__init__(reason)
@@ -32,19 +40,40 @@ class Discard(Exception):
     """Raised by a handler: the job has failed, and trying again would not help."""
 
 
+Token: TypeAlias = tuple[str, int]
+
+
+def token(claim: Claim) -> Token:
+    """Return what tells attempts apart: a job may be claimed again before its last is written."""
+    return claim.job_id, claim.attempt
+
+
 class Attempt:
     """An attempt that a pool has claimed: its handler's task, and what others want of it."""
 
-    __slots__ = ("cancel_requested", "claim", "duration", "lost", "progress", "released", "task")
+    __slots__ = (
+        "cancel_requested",
+        "claim",
+        "duration",
+        "lost",
+        "progress",
+        "released",
+        "settlement",
+        "task",
+    )
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Settlement] | None = None
+        self.settlement: Settlement | None = None
         self.duration = 0.0
         self.progress: float | None = None
-        self.cancel_requested = False
-        self.released = False
-        self.lost = False
+        self.cancel_requested = self.released = self.lost = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended, if what is to be written of it can be written."""
+        return Outcome.LOST if self.settlement is None else _OUTCOMES[self.settlement.outcome]
 
     def give_back(self) -> None:
         """Stop the handler, so that another worker can have the job."""
@@ -111,25 +140,27 @@ Handler: TypeAlias = Callable[[JobContext], Awaitable[None]]
 """Does a job. It may raise ``Retry`` or ``Discard``; any other exception is a failed attempt."""
 
 
-async def settlement(
-    work: Awaitable[None], attempt: Attempt, backoff: Backoff
-) -> Settlement | None:
-    """Do *work* and return what is to be written of it, or None where nothing may be."""
-    claim = attempt.claim
+async def settle(
+    handler: Handler, context: JobContext, attempt: Attempt, backoff: Backoff
+) -> Settlement:
+    """Call *handler*, and return what is to be written of what came of it."""
+    claim, started = attempt.claim, time.perf_counter()
     try:
-        await work
+        await handler(context)
     except Discard as error:
-        outcome = _failure(claim, error, None)
+        return _failure(claim, error, None)
     except Retry as retry:
-        outcome = _failure(claim, retry, _wait(backoff, claim) if retry.in_ is None else retry.in_)
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is the job's failure
+        return _failure(claim, retry, retry.in_ if retry.in_ is not None else _wait(backoff, claim))
+    except (KeyboardInterrupt, SystemExit):
+        raise  # they are the process's affair
+    except BaseException as error:  # noqa: BLE001 - it is the job's failure, whatever it is
         if attempt.released:
-            outcome = Settlement(claim, _RELEASED)
-        else:
-            outcome = _failure(claim, error, _wait(backoff, claim))
+            return Settlement(claim, DownloadJobStatus.PENDING)
+        return _failure(claim, error, _wait(backoff, claim))
     else:
-        outcome = Settlement(claim, DownloadJobStatus.COMPLETED)
-    return None if attempt.lost else outcome
+        return Settlement(claim, DownloadJobStatus.COMPLETED)
+    finally:
+        attempt.duration = time.perf_counter() - started
 
 
 def _wait(backoff: Backoff, claim: Claim) -> dt.timedelta:
@@ -146,7 +177,10 @@ def _failure(claim: Claim, error: BaseException, retry_in: dt.timedelta | None) 
 
 def _describe(error: BaseException) -> str:
     """Return what an error says, as text that every database takes."""
-    said = str(error)
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - it is a handler's, too
+        said = "its message cannot be shown"
     named = isinstance(error, Retry | Discard) and said
     text = said if named else f"{type(error).__name__}: {said}" if said else type(error).__name__
     storable = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

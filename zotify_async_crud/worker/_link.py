@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
@@ -24,12 +26,19 @@ class Link:
         self._sessions, self._worker_id, self._lease = sessions, worker_id, lease
         self.bind: Engine | Connection = sessions().get_bind(DownloadJob)
         self.database: Database = database_for(self.bind.dialect)
+        # on one connection, its loops have to take turns
+        self._turn = contextlib.nullcontext() if self.engine else asyncio.Lock()
         self._exchanging = self._single_statements() if self.database.writes_together else sessions
 
     @property
     def engine(self) -> AsyncEngine | None:
         """The engine, or None where the sessions are bound to a connection."""
         return AsyncEngine(self.bind) if isinstance(self.bind, Engine) else None
+
+    @property
+    def looks_by_itself(self) -> bool:
+        """Whether ``events.watch_others`` looks for jobs of other processes."""
+        return self.engine is not None and self.database.looks_for_others(self.engine.url)
 
     def _single_statements(self) -> async_sessionmaker[AsyncSession]:
         """Return sessions that commit each statement, which saves two round trips out of three."""
@@ -41,7 +50,7 @@ class Link:
     async def exchange(self, settlements: Sequence[Settlement], limit: int) -> Exchange:
         """Write what is over, and claim what is next."""
         with translated_errors():
-            async with self._exchanging.begin() as db:
+            async with self._turn, self._exchanging.begin() as db:
                 return await crud.exchange_download_jobs(
                     db, settlements, worker_id=self._worker_id, limit=limit, lease=self._lease
                 )
@@ -49,31 +58,31 @@ class Link:
     async def renew(self, claims: Sequence[Claim], progress: Mapping[Claim, float]) -> Renewal:
         """Prolong the leases of *claims*, and write the progress of some."""
         with translated_errors():
-            async with self._sessions.begin() as db:
+            async with self._turn, self._sessions.begin() as db:
                 await crud.report_download_progress(db, progress)
                 return await crud.renew_download_leases(db, claims, lease=self._lease)
 
     async def rescue(self) -> None:
         """Take the jobs of workers that are gone."""
         with translated_errors():
-            async with self._sessions.begin() as db:
+            async with self._turn, self._sessions.begin() as db:
                 await crud.rescue_expired_download_jobs(db)
 
     async def claimed(self) -> list[Claim]:
         """Return what this worker holds, whether it knows of it or not."""
         with translated_errors():
-            async with self._sessions.begin() as db:
+            async with self._turn, self._sessions.begin() as db:
                 return await crud.get_download_claims(db, worker_id=self._worker_id)
 
-    async def time_until_next(self) -> dt.timedelta | None:
-        """Return how long it is until another job becomes due."""
+    async def time_until_next(self, since: float) -> dt.timedelta | None:
+        """Return how long it is until another job becomes due, or for how long one has been."""
         with translated_errors():
-            async with self._sessions.begin() as db:
-                return await crud.get_time_until_next_download_job(db)
+            async with self._turn, self._sessions.begin() as db:
+                return await crud.get_time_until_next_download_job(db, since=since)
 
     async def is_drained(self) -> bool:
         """Return whether no job is due, or none will be handed out."""
         with translated_errors():
-            async with self._sessions.begin() as db:
+            async with self._turn, self._sessions.begin() as db:
                 stats = await crud.get_download_queue_stats(db)
         return stats.paused or not stats.pending

@@ -24,6 +24,9 @@ from zotify_async_crud.worker._slots import Slots
 CONCURRENCY_MAX: Final = 1_000
 """The most jobs that a pool runs at once."""
 
+_RELAXED: Final = 30
+"""Poll intervals between two polls where something cheaper looks in between."""
+
 _CONCURRENCY: Final = TypeAdapter(Annotated[int, Strict(), Field(ge=1, le=CONCURRENCY_MAX)])
 
 
@@ -87,7 +90,9 @@ class WorkerPool:
             raise PoolRunning
         link = Link(self._sessions, self.worker_id, self._lease)
         slots = Slots(self._handler, self._size, self._backoff, self._hooks)
-        feeder = Feeder(link, slots, self._size, self._poll_interval, until_idle=until_idle)
+        relaxed = self._listen and link.looks_by_itself
+        interval = self._poll_interval * (_RELAXED if relaxed else 1)
+        feeder = Feeder(link, slots, self._size, interval, until_idle=until_idle)
         self._shift = Shift(link, slots, feeder)
         try:
             await self._shift.work(

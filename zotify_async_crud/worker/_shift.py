@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -48,11 +49,16 @@ class Shift:
         finally:
             for timer in self._timers:
                 timer.cancel()
-            for task in (self._feeding, *others):
-                task.cancel()
-            await asyncio.wait((self._feeding, *others))
-            await self._feeder.close()
-            self._over.set()
+            try:
+                await self._end((self._feeding, *others))
+            finally:
+                self._over.set()
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await self._feeder.close()
 
     async def _feed(self) -> None:
         feeder = self._feeder

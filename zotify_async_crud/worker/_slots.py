@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from itertools import chain
+from typing import Final
 
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, Exchange, Renewal, Settlement
 from zotify_async_crud.worker._backoff import Backoff
 from zotify_async_crud.worker._hooks import Counts, Outcome, WorkerHooks
-from zotify_async_crud.worker._jobs import Attempt, Handler, JobContext, settlement
+from zotify_async_crud.worker._jobs import Attempt, Handler, JobContext, Token, settle, token
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
-_OUTCOMES: Final = {
-    DownloadJobStatus.COMPLETED: Outcome.COMPLETED,
-    DownloadJobStatus.FAILED: Outcome.FAILED,
-    DownloadJobStatus.PENDING: Outcome.RELEASED,
-}
-
-
-_Token: TypeAlias = tuple[str, int]
-
-
-def _token(claim: Claim) -> _Token:
-    """Return what tells attempts apart: a job may be claimed again before its last is written."""
-    return claim.job_id, claim.attempt
 
 
 class Slots:
@@ -38,10 +27,11 @@ class Slots:
     ) -> None:
         self._handler, self._size, self._backoff, self._hooks = handler, size, backoff, hooks
         self._ready: deque[Attempt] = deque()
-        self._running: dict[str, Attempt] = {}
-        self._over: dict[_Token, tuple[Attempt, Settlement]] = {}
-        self._on_its_way: dict[_Token, tuple[Attempt, Settlement]] = {}
+        self._running: dict[Token, Attempt] = {}
+        self._over: list[Attempt] = []
+        self._on_their_way: list[list[Attempt]] = []
         self._stopping = False
+        self._context = contextvars.copy_context()
         self.counts = Counts()
         self.changed = asyncio.Event()
         self.reported = asyncio.Event()
@@ -52,37 +42,50 @@ class Slots:
         return len(self._running) + len(self._ready)
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether attempts wait for a slot."""
+        return bool(self._ready)
+
+    @property
     def is_idle(self) -> bool:
         """Whether there is nothing that runs, waits, or is to be written."""
-        return not (self._running or self._ready or self._over or self._on_its_way)
+        return not (self._running or self._ready or self._over or self._on_their_way)
 
     @property
     def unwritten(self) -> int:
         """Attempts that are over, of which the database has not been told."""
         return len(self._over)
 
-    def take_settlements(self) -> list[Settlement]:
+    def take_over(self) -> list[Attempt]:
         """Return what is to be written; ``exchanged`` or ``put_back`` then says what came of it."""
-        over, self._over = self._over, {}
-        self._on_its_way |= over
-        return [settled for _, settled in over.values()]
+        over, self._over = self._over, []
+        self._on_their_way.append(over)
+        return over
 
-    def put_back(self, settlements: Sequence[Settlement]) -> None:
-        """Take note that *settlements* may not have been written."""
-        for settled in settlements:
-            token = _token(settled.claim)
-            self._over[token] = self._on_its_way.pop(token)
+    def put_back(self, over: list[Attempt]) -> None:
+        """Take note that *over* may not have been written."""
+        self._on_their_way.remove(over)
+        self._over += over
+
+    def exchanged(self, over: list[Attempt], exchange: Exchange) -> None:
+        """Take note that *over* has been written, as far as it was not lost, and what came."""
+        self._on_their_way.remove(over)
+        lost = set(exchange.lost)
+        for attempt in over:
+            missed = lost and attempt.claim in lost
+            self._count(attempt, Outcome.LOST if missed else attempt.outcome)
+        self.add(exchange.claims)
 
     def claims(self) -> list[Claim]:
         """Return every claim whose lease is to be kept."""
-        over = (attempt for attempt, _ in (*self._over.values(), *self._on_its_way.values()))
-        return [attempt.claim for attempt in (*self._ready, *self._running.values(), *over)]
+        held = chain(self._ready, self._running.values(), self._over, *self._on_their_way)
+        return [attempt.claim for attempt in held if not attempt.lost]
 
     def reports(self) -> dict[Claim, float]:
         """Return the progress that was reported and is not written yet."""
         self.reported.clear()
         running = self._running.values()
-        return {a.claim: a.progress for a in running if a.progress is not None}
+        return {a.claim: a.progress for a in running if a.progress is not None and not a.lost}
 
     def reports_written(self, progress: Mapping[Claim, float]) -> None:
         """Take note that *progress* has been written."""
@@ -97,32 +100,27 @@ class Slots:
             self._tell(self._hooks.claimed, claims)
         self._ready.extend(map(Attempt, claims))
         if self._stopping:
-            self.release_ready()
-        while self._ready and len(self._running) < self._size:
-            self._start(self._ready.popleft())
-
-    def exchanged(self, written: Sequence[Settlement], exchange: Exchange) -> None:
-        """Take note of what the database has been told, and what it gave."""
-        lost = set(map(_token, exchange.lost))
-        for settled in written:
-            token = _token(settled.claim)
-            attempt, _ = self._on_its_way.pop(token)
-            self._count(attempt, Outcome.LOST if token in lost else _OUTCOMES[settled.outcome])
-        self.add(exchange.claims)
+            self.release_waiting()
+        self._fill()
 
     def renewed(self, renewal: Renewal) -> None:
         """Stop what has lost its lease, and pass on who wants a job to be cancelled."""
         for claim in renewal.lost:
             self._lose(claim)
         for claim in renewal.cancel_requested:
-            if attempt := self._running.get(claim.job_id):
-                attempt.cancel_requested = True
-            else:
-                self._release_one(claim.job_id)
+            if running := self._running.get(token(claim)):
+                running.cancel_requested = True
+            elif waiting := self._take_ready(claim):
+                self._release(waiting)
+                self.changed.set()
 
-    def release_ready(self) -> None:
+    def stop(self) -> None:
         """Give back what has not begun, and let nothing more begin."""
         self._stopping = True
+        self.release_waiting()
+
+    def release_waiting(self) -> None:
+        """Give back what has not begun, though more may come."""
         while self._ready:
             self._release(self._ready.popleft())
         self.changed.set()
@@ -135,60 +133,59 @@ class Slots:
     def abandon_running(self) -> None:
         """Leave alone the handlers that do not stop; their leases will run out."""
         for attempt in self._running.values():
-            attempt.lost = True
             _LOG.error("the handler of job %s does not stop: abandoned", attempt.claim.job_id)
+            attempt.lost = True
             self._count(attempt, Outcome.LOST)
         self._running.clear()
         self.changed.set()
 
-    def _start(self, attempt: Attempt) -> None:
-        self._running[attempt.claim.job_id] = attempt
-        if self._hooks:
-            self._tell(self._hooks.started, attempt.claim)
-        attempt.task = asyncio.create_task(self._work(attempt))
+    def _fill(self) -> None:
+        while self._ready and len(self._running) < self._size:
+            attempt = self._ready.popleft()
+            self._running[token(attempt.claim)] = attempt
+            if self._hooks:
+                self._tell(self._hooks.started, attempt.claim)
+            work = settle(
+                self._handler, JobContext(attempt, self.reported.set), attempt, self._backoff
+            )
+            # else it would have the context of the job whose end made room
+            attempt.task = asyncio.create_task(work, context=self._context.copy())
+            attempt.task.add_done_callback(functools.partial(self._ended, attempt))
 
-    async def _work(self, attempt: Attempt) -> None:
-        started = time.perf_counter()
-        context = JobContext(attempt, self.reported.set)
-        settled = await settlement(self._handler(context), attempt, self._backoff)
-        attempt.duration = time.perf_counter() - started
-        if self._running.get(attempt.claim.job_id) is not attempt:
+    def _ended(self, attempt: Attempt, task: asyncio.Task[Settlement]) -> None:
+        broken_off = task.cancelled() or task.exception() is not None
+        if self._running.pop(token(attempt.claim), None) is None:
             return  # abandoned meanwhile
-        del self._running[attempt.claim.job_id]
-        if settled is None:
+        if attempt.lost:
             self._count(attempt, Outcome.LOST)
+        elif broken_off:  # before its first step, or with the whole process
+            self._release(attempt)
         else:
-            self._over[_token(attempt.claim)] = (attempt, settled)
-        if self._ready:
-            self._start(self._ready.popleft())
+            attempt.settlement = task.result()
+            self._over.append(attempt)
+        self._fill()
         self.changed.set()
 
     def _lose(self, claim: Claim) -> None:
-        running = self._running.get(claim.job_id)
-        if running is not None and running.claim.attempt == claim.attempt:
+        if running := self._running.get(token(claim)):
             _LOG.warning("attempt %d at job %s lost its lease", claim.attempt, claim.job_id)
             running.give_up()
-        elif waiting := self._take_ready(claim.job_id):
+        elif waiting := self._take_ready(claim):
             self._count(waiting, Outcome.LOST)
 
-    def _release_one(self, job_id: str) -> None:
-        if waiting := self._take_ready(job_id):
-            self._release(waiting)
-            self.changed.set()
-
-    def _take_ready(self, job_id: str) -> Attempt | None:
+    def _take_ready(self, claim: Claim) -> Attempt | None:
         for attempt in self._ready:
-            if attempt.claim.job_id == job_id:
+            if token(attempt.claim) == token(claim):
                 self._ready.remove(attempt)
                 return attempt
         return None
 
     def _release(self, attempt: Attempt) -> None:
-        released = Settlement(attempt.claim, DownloadJobStatus.PENDING)
-        self._over[_token(attempt.claim)] = (attempt, released)
+        attempt.settlement = Settlement(attempt.claim, DownloadJobStatus.PENDING)
+        self._over.append(attempt)
 
     def _count(self, attempt: Attempt, outcome: Outcome) -> None:
-        setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
+        self.counts.add(outcome)
         if self._hooks:
             self._tell(self._hooks.finished, attempt.claim, outcome, attempt.duration)
 
