@@ -9,16 +9,17 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL
 
 from zotify_async_crud._dialects.postgresql import POSTGRESQL, is_connecting
-from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Column, Database, Listed, Queue
+from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Columns, Database, Listed, Queue, Types
 from zotify_async_crud._dialects.sqlite import SQLITE
 from zotify_async_crud.errors import DatabaseError, DatabaseUnavailable, UnsupportedDatabase
 
 __all__ = [
     "MOST_AT_ONCE",
-    "Column",
+    "Columns",
     "Database",
     "Listed",
     "Queue",
+    "Types",
     "database_for",
     "database_for_url",
     "had_connected",

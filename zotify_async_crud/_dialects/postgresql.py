@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     String,
     Subquery,
+    Table,
     any_,
     bindparam,
     func,
@@ -35,7 +36,7 @@ from sqlalchemy.orm import DeclarativeBase, aliased
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects.connections import dedicated
-from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Column, Listed, Queue
+from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Columns, Listed, Queue, Types
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -86,7 +87,7 @@ _HINTS: Final = {"26000": _POOLER, "42P05": _POOLER}
 class _PostgreSQL:
     writes_together = True
 
-    def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert:
+    def insert(self, entity: type[DeclarativeBase] | Table) -> postgresql.Insert:
         return postgresql.insert(entity)
 
     def listed(self, values: Sequence[str]) -> Listed:
@@ -96,27 +97,26 @@ class _PostgreSQL:
         # ORDINALITY counts from 1, and every position in this library from 0
         return Listed(rows, rows.c.position - 1, rows.c.value)
 
-    def rows(self, name: str, columns: Mapping[str, Column]) -> Subquery:
-        first, *_ = columns
-        varying = {
-            key: column
-            for key, column in columns.items()
-            if key == first or len(set(column.values)) > 1
-        }
-        arrays = (
-            bindparam(None, list(column.values), postgresql.ARRAY(column.type))
-            for column in varying.values()
-        )
-        unnested = func.unnest(*arrays).table_valued(*varying, name=name).render_derived()
-        # what is the same in every row need not be sent for each
+    def rows(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
+        names = [key for key in types if key in varying]
+        arrays = (bindparam(f"{name}_{key}", type_=postgresql.ARRAY(types[key])) for key in names)
+        unnested = func.unnest(*arrays).table_valued(*names, name=name).render_derived()
         values = (
-            type_coerce(unnested.c[key], column.type)
+            type_coerce(unnested.c[key], type_)
             if key in varying
-            else literal(column.values[0], column.type)
-            for key, column in columns.items()
+            else bindparam(f"{name}_{key}", type_=type_)
+            for key, type_ in types.items()
         )
-        labelled = (value.label(key) for key, value in zip(columns, values, strict=True))
+        labelled = (value.label(key) for key, value in zip(types, values, strict=True))
         return select(*labelled).subquery(f"{name}_rows")
+
+    def row_parameters(
+        self, name: str, columns: Columns, varying: frozenset[str]
+    ) -> dict[str, Any]:
+        return {
+            f"{name}_{key}": values if key in varying else values[0]
+            for key, values in columns.items()
+        }
 
     def hold_first(self, queue: Queue) -> Executable:
         priorities, due = _due(queue, select(queue.rows))
@@ -124,7 +124,7 @@ class _PostgreSQL:
         first = select(entity).select_from(priorities.join(due, true())).where(queue.opened)
         return first.limit(literal(1, literal_execute=True))
 
-    def is_among_first(self, queue: Queue, limit: int) -> ColumnElement[bool]:
+    def is_among_first(self, queue: Queue, limit: ColumnElement[int]) -> ColumnElement[bool]:
         priorities, due = _due(queue, select(queue.key))
         keys = select(due.c[queue.key.key]).select_from(priorities.join(due, true()))
         first = keys.where(queue.opened).limit(limit)

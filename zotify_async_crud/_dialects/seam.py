@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import (
     CTE,
@@ -12,6 +12,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     Subquery,
+    Table,
     func,
     select,
 )
@@ -29,11 +30,11 @@ MOST_AT_ONCE: Final = 1_000
 """Rows that one statement may take from a queue."""
 
 
-class Column(NamedTuple):
-    """A column of ``Database.rows``: its type, and a value for each row."""
+Types: TypeAlias = Mapping[str, TypeEngine[Any]]
+"""The columns of ``Database.rows``."""
 
-    type: TypeEngine[Any]
-    values: Sequence[Any]
+Columns: TypeAlias = Mapping[str, Sequence[Any]]
+"""What stands in the columns of ``Database.rows``, each with one value a row."""
 
 
 class Listed(NamedTuple):
@@ -82,7 +83,11 @@ class Database(Protocol):
     writes_together: bool
     """Whether one statement can contain several writes."""
 
-    def insert(self, entity: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
+    def __hash__(self) -> int:
+        """Return what a cache of statements needs."""
+        ...
+
+    def insert(self, entity: type[DeclarativeBase] | Table) -> postgresql.Insert | sqlite.Insert:
         """Return an INSERT that understands ON CONFLICT."""
         ...
 
@@ -90,15 +95,24 @@ class Database(Protocol):
         """Return *values* as rows, in one bound parameter however many they are."""
         ...
 
-    def rows(self, name: str, columns: Mapping[str, Column]) -> Subquery:
-        """Return *columns* as rows, in a number of bound parameters that does not grow."""
+    def rows(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
+        """Return the rows whose values ``row_parameters`` gives, in one parameter a column at most.
+
+        The first column must be *varying*; what does not vary need not be sent for each row.
+        """
+        ...
+
+    def row_parameters(
+        self, name: str, columns: Columns, varying: frozenset[str]
+    ) -> dict[str, Any]:
+        """Return the parameters of a statement that reads *columns* as ``rows``."""
         ...
 
     def hold_first(self, queue: Queue) -> Executable:
         """Return the statement that reads the first row and holds it until the transaction ends."""
         ...
 
-    def is_among_first(self, queue: Queue, limit: int) -> ColumnElement[bool]:
+    def is_among_first(self, queue: Queue, limit: ColumnElement[int]) -> ColumnElement[bool]:
         """Return whether a row of an UPDATE is one of the first *limit* that nobody holds."""
         ...
 

@@ -8,7 +8,7 @@ import json
 import random
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -18,9 +18,11 @@ from sqlalchemy import (
     Select,
     String,
     Subquery,
+    Table,
     bindparam,
     event,
     func,
+    literal,
     select,
     text,
     update,
@@ -33,7 +35,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects.connections import dedicated
-from zotify_async_crud._dialects.seam import Column, Listed, Queue
+from zotify_async_crud._dialects.seam import Columns, Listed, Queue, Types
 from zotify_async_crud._dialects.sqlite_engine import create_engine, is_in_memory
 from zotify_async_crud.errors import (
     AccessRefused,
@@ -68,7 +70,7 @@ _MEANINGS: Final[dict[int, type[DatabaseError]]] = {
 class _SQLite:
     writes_together = False
 
-    def insert(self, entity: type[DeclarativeBase]) -> sqlite.Insert:
+    def insert(self, entity: type[DeclarativeBase] | Table) -> sqlite.Insert:
         return sqlite.insert(entity)
 
     def listed(self, values: Sequence[str]) -> Listed:
@@ -76,15 +78,20 @@ class _SQLite:
         rows = func.json_each(array).table_valued("key", "value", name="listed")
         return Listed(rows, rows.c.key, rows.c.value)
 
-    def rows(self, name: str, columns: Mapping[str, Column]) -> Subquery:
-        values = (_stored(column) for column in columns.values())
-        array = bindparam(None, json.dumps(list(zip(*values, strict=True))), String)
+    def rows(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
+        array = bindparam(name, type_=String())
         found = func.json_each(array).table_valued("value", name=name)
         typed = (
-            func.json_extract(found.c.value, text(f"'$[{place}]'"), type_=column.type).label(key)
-            for place, (key, column) in enumerate(columns.items())
+            func.json_extract(found.c.value, text(f"'$[{place}]'"), type_=type_).label(key)
+            for place, (key, type_) in enumerate(types.items())
         )
         return select(*typed).subquery(f"{name}_rows")
+
+    def row_parameters(
+        self, name: str, columns: Columns, varying: frozenset[str]
+    ) -> dict[str, Any]:
+        values = (map(_stored, column) for column in columns.values())
+        return {name: json.dumps(list(zip(*values, strict=True)))}
 
     def hold_first(self, queue: Queue) -> Executable:
         # SQLite has no row locks. A write, even of what stands there already, takes the file's only
@@ -93,13 +100,13 @@ class _SQLite:
         harmless = columns[queue.harmless]
         return (
             update(queue.table)
-            .where(columns[queue.key.key] == _first(queue, 1).scalar_subquery())
+            .where(columns[queue.key.key] == _first(queue, literal(1)).scalar_subquery())
             .values({harmless: harmless})
             .returning(queue.table)
             .execution_options(synchronize_session=False)
         )
 
-    def is_among_first(self, queue: Queue, limit: int) -> ColumnElement[bool]:
+    def is_among_first(self, queue: Queue, limit: ColumnElement[int]) -> ColumnElement[bool]:
         key: ColumnElement[str] = queue.table.__table__.c[queue.key.key]
         return key.in_(_first(queue, limit))
 
@@ -174,7 +181,7 @@ class _SQLite:
         return meaning(str(cause), cause.sqlite_errorname)
 
 
-def _first(queue: Queue, limit: int) -> Select[Any]:
+def _first(queue: Queue, limit: ColumnElement[int]) -> Select[Any]:
     """Return the keys of what is due, in order, which the index has without sorting.
 
     The priorities are a list and not joined: once ANALYZE has run, SQLite 3.40 puts a Bloom filter
@@ -193,13 +200,11 @@ def _first(queue: Queue, limit: int) -> Select[Any]:
     )
 
 
-def _stored(column: Column) -> Iterator[Any]:
-    """Yield the values of *column* as SQLite keeps them; JSON has no datetimes."""
-    for value in column.values:
-        if isinstance(value, dt.datetime):
-            yield value.replace(tzinfo=None).isoformat(" ", "microseconds")
-        else:
-            yield value
+def _stored(value: Any) -> Any:
+    """Return *value* as SQLite keeps it; JSON has no datetimes."""
+    if isinstance(value, dt.datetime):
+        return value.replace(tzinfo=None).isoformat(" ", "microseconds")
+    return value
 
 
 def _driver(connection: Connection) -> Any:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from functools import cache
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Subquery,
     Text,
     and_,
+    bindparam,
     case,
     cast,
     exists,
@@ -35,8 +36,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import Executable
 
-from zotify_async_crud._dialects import Column, Database
+from zotify_async_crud._dialects import Database
 from zotify_async_crud._dialects.types import UTCNow
+from zotify_async_crud._statements import _given as given
+from zotify_async_crud._statements._given import Query
 from zotify_async_crud._statements._jobs import JOBS, NOW, QUEUE, due_since, the
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, Settlement
 
@@ -58,16 +61,27 @@ _CLAIMED: Final = (
 )
 
 
-def claim_download_jobs(database: Database, worker_id: str, limit: int, lease: dt.timedelta) -> Any:
+def claim_download_jobs(
+    database: Database, worker_id: str, limit: int, lease: dt.timedelta
+) -> Query:
     """Give the first *limit* due jobs to a worker."""
+    return Query(_claim(database), _claiming(worker_id, limit, lease))
+
+
+def _claiming(worker_id: str, limit: int, lease: dt.timedelta) -> dict[str, Any]:
+    return {"claimer": worker_id, "most": limit, "lease": lease.total_seconds()}
+
+
+@cache
+def _claim(database: Database) -> Any:
     return (
         update(JOBS)
-        .where(database.is_among_first(QUEUE, limit))
+        .where(database.is_among_first(QUEUE, bindparam("most", type_=Integer())))
         .values(
             status=IN_PROGRESS,
             attempt=JOBS.c.attempt + 1,
-            worker_id=worker_id,
-            lease_expires_at=UTCNow(lease.total_seconds()),
+            worker_id=bindparam("claimer", type_=String()),
+            lease_expires_at=UTCNow(bindparam("lease", type_=Double())),
             started_at=NOW,
             progress=0.0,
         )
@@ -75,30 +89,8 @@ def claim_download_jobs(database: Database, worker_id: str, limit: int, lease: d
     )
 
 
-class _Given(NamedTuple):
-    """Claims as rows of a statement, and whether a row of the table is that of a claim."""
-
-    rows: Subquery
-    fence: ColumnElement[bool]
-
-
-def _given(
-    database: Database,
-    claims: Sequence[Claim],
-    others: Mapping[str, Column] = MappingProxyType({}),
-    jobs: FromClause = JOBS,
-) -> _Given:
-    columns = {
-        "job_id": Column(String(), [claim.job_id for claim in claims]),
-        "attempt": Column(Integer(), [claim.attempt for claim in claims]),
-        "worker_id": Column(String(), [claim.worker_id for claim in claims]),
-        **others,
-    }
-    rows = database.rows("given", columns)
-    return _Given(rows, _fence(rows, jobs))
-
-
 def _fence(rows: Subquery, jobs: FromClause = JOBS) -> ColumnElement[bool]:
+    """Return whether a row of *jobs* is that of a claim in *rows*, which still holds."""
     return and_(
         jobs.c.job_id == rows.c.job_id,
         jobs.c.attempt == rows.c.attempt,
@@ -109,40 +101,33 @@ def _fence(rows: Subquery, jobs: FromClause = JOBS) -> ColumnElement[bool]:
     )
 
 
-def settle_download_jobs(database: Database, settlements: Sequence[Settlement]) -> Executable:
+def settle_download_jobs(database: Database, settlements: Sequence[Settlement]) -> Query:
     """End the claims of *settlements*, each as it says, where they still hold."""
-    statement: Executable = _settle(_settlements(database, settlements))
+    columns = given.settlements(settlements)
+    statement = _settle_alone(database, given.varying(columns))
+    return Query(statement, given.parameters(database, columns))
+
+
+@cache
+def _settle_alone(database: Database, varying: frozenset[str]) -> Executable:
+    statement: Executable = _settle(database.rows(given.NAME, given.SETTLEMENT, varying))
     return statement
 
 
-def _settlements(database: Database, settlements: Sequence[Settlement]) -> _Given:
-    others = {
-        "outcome": Column(String(), [settlement.outcome.value for settlement in settlements]),
-        "error": Column(String(), [settlement.error for settlement in settlements]),
-        "retry_in": Column(Double(), [_seconds(settlement) for settlement in settlements]),
-    }
-    return _given(database, [settlement.claim for settlement in settlements], others)
-
-
-def _seconds(settlement: Settlement) -> float | None:
-    return None if settlement.retry_in is None else settlement.retry_in.total_seconds()
-
-
-def _settle(given: _Given) -> Any:
-    rows = given.rows.c
-    is_completed = rows.outcome == DownloadJobStatus.COMPLETED.value
-    is_released = rows.outcome == DownloadJobStatus.PENDING.value
-    may_retry = and_(rows.retry_in.is_not(None), JOBS.c.attempt < JOBS.c.max_attempts)
+def _settle(rows: Subquery) -> Any:
+    is_completed = rows.c.outcome == DownloadJobStatus.COMPLETED.value
+    is_released = rows.c.outcome == DownloadJobStatus.PENDING.value
+    may_retry = and_(rows.c.retry_in.is_not(None), JOBS.c.attempt < JOBS.c.max_attempts)
     status = case((is_completed, COMPLETED), else_=_unfinished(or_(is_released, may_retry)))
     is_retried = and_(status == PENDING, not_(is_released))
     return (
         update(JOBS)
-        .where(given.fence)
+        .where(_fence(rows))
         .values(
             **_over(status),
             progress=case((is_completed, 1.0), (status == PENDING, 0.0), else_=JOBS.c.progress),
-            error_message=case((is_released, JOBS.c.error_message), else_=rows.error),
-            available_at=case((is_retried, UTCNow(rows.retry_in)), else_=JOBS.c.available_at),
+            error_message=case((is_released, JOBS.c.error_message), else_=rows.c.error),
+            available_at=case((is_retried, UTCNow(rows.c.retry_in)), else_=JOBS.c.available_at),
             # an attempt that was given back does not count, and its number is not used again
             max_attempts=JOBS.c.max_attempts + case((is_released, 1), else_=0),
         )
@@ -171,16 +156,23 @@ def exchange_download_jobs(
     worker_id: str,
     limit: int,
     lease: dt.timedelta,
-) -> Executable:
+) -> Query:
     """Settle jobs and claim the next in one statement.
 
     It returns what ``claim_download_jobs`` does, and for each settlement whose claim does not hold
     any more a row that has only the job's id and the attempt.
     """
-    given = _settlements(database, settlements)
-    settled = _settle(given).cte("settled")
-    claimed = claim_download_jobs(database, worker_id, limit, lease).cte("claimed")
-    given_claim = {"job_id": given.rows.c.job_id, "attempt": given.rows.c.attempt}
+    columns = given.settlements(settlements)
+    parameters = given.parameters(database, columns) | _claiming(worker_id, limit, lease)
+    return Query(_exchange(database, given.varying(columns)), parameters)
+
+
+@cache
+def _exchange(database: Database, varying: frozenset[str]) -> Executable:
+    rows = database.rows(given.NAME, given.SETTLEMENT, varying)
+    settled = _settle(rows).cte("settled")
+    claimed = _claim(database).cte("claimed")
+    given_claim = {"job_id": rows.c.job_id, "attempt": rows.c.attempt}
     is_settled = exists().where(*(settled.c[key] == value for key, value in given_claim.items()))
     unsettled = select(
         *(given_claim.get(column.key, cast(null(), column.type)) for column in claimed.c)
@@ -195,54 +187,60 @@ def get_download_claims(worker_id: str) -> Executable:
 
 def renew_download_leases(
     database: Database, claims: Sequence[Claim], lease: dt.timedelta
-) -> Executable:
+) -> Query:
     """Prolong the leases of *claims* where they hold, past those whose jobs are locked."""
-    given = _given(database, claims)
-    return (
+    columns = given.claims(claims)
+    rows = database.rows(given.NAME, given.CLAIM, given.varying(columns))
+    statement = (
         update(JOBS)
-        .where(given.fence, _is_free(database, claims))
+        .where(_fence(rows), _is_free(database, rows))
         .values(lease_expires_at=UTCNow(lease.total_seconds()))
         .returning(JOBS.c.job_id, JOBS.c.attempt, JOBS.c.lease_expires_at, JOBS.c.cancel_requested)
     )
+    return Query(statement, given.parameters(database, columns))
 
 
-def report_download_progress(database: Database, progress: Mapping[Claim, float]) -> Executable:
+def report_download_progress(database: Database, progress: Mapping[Claim, float]) -> Query:
     """Write how far jobs are, where the claims hold, past those whose jobs are locked."""
-    claims = list(progress)
-    given = _given(database, claims, {"progress": Column(Double(), list(progress.values()))})
-    return (
+    columns = {**given.claims(list(progress)), "progress": list(progress.values())}
+    rows = database.rows(given.NAME, given.REPORT, given.varying(columns))
+    statement = (
         update(JOBS)
-        .where(given.fence, _is_free(database, claims))
-        .values(progress=given.rows.c.progress)
+        .where(_fence(rows), _is_free(database, rows))
+        .values(progress=rows.c.progress)
         .returning(JOBS.c.job_id, JOBS.c.attempt)
     )
+    return Query(statement, given.parameters(database, columns))
 
 
-def _is_free(database: Database, claims: Sequence[Claim]) -> ColumnElement[bool]:
+def _is_free(database: Database, rows: Subquery) -> ColumnElement[bool]:
     """Return whether no transaction, perhaps the handler's own, is just writing the job.
 
     To wait for it could take until the other leases are over.
     """
     held = JOBS.alias("held")
-    given = _given(database, claims, jobs=held)
-    return database.is_free(JOBS.c.job_id, select(held.c.job_id).where(given.fence), held)
+    return database.is_free(JOBS.c.job_id, select(held.c.job_id).where(_fence(rows, held)), held)
 
 
-def holding(database: Database, claims: Sequence[Claim]) -> Executable:
+def holding(database: Database, claims: Sequence[Claim]) -> Query:
     """Read which of *claims* hold."""
-    given = _given(database, claims)
-    return select(JOBS.c.job_id, JOBS.c.attempt).where(given.fence)
+    columns = given.claims(claims)
+    rows = database.rows(given.NAME, given.CLAIM, given.varying(columns))
+    statement = select(JOBS.c.job_id, JOBS.c.attempt).where(_fence(rows))
+    return Query(statement, given.parameters(database, columns))
 
 
-def settled_by(database: Database, claims: Sequence[Claim]) -> Executable:
+def finished_by(database: Database, claims: Sequence[Claim]) -> Query:
     """Read which of *claims* ended by a finished job that nobody has claimed since."""
-    rows = _given(database, claims).rows
-    return select(JOBS.c.job_id, JOBS.c.attempt).where(
+    columns = given.claims(claims)
+    rows = database.rows(given.NAME, given.CLAIM, given.varying(columns))
+    statement = select(JOBS.c.job_id, JOBS.c.attempt).where(
         JOBS.c.job_id == rows.c.job_id,
         JOBS.c.attempt == rows.c.attempt,
         JOBS.c.worker_id == rows.c.worker_id,
         JOBS.c.finished_at.is_not(None),
     )
+    return Query(statement, given.parameters(database, columns))
 
 
 def rescue_expired_download_jobs(database: Database, limit: int) -> Executable:

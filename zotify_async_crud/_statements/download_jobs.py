@@ -7,10 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
-    Boolean,
-    Integer,
     Select,
-    String,
     and_,
     case,
     delete,
@@ -28,8 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import Executable
 
-from zotify_async_crud._dialects import Column, Database
-from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
+from zotify_async_crud._dialects import Database
+from zotify_async_crud._dialects.types import UTCNow
+from zotify_async_crud._statements import _given as given
+from zotify_async_crud._statements._given import Query
 from zotify_async_crud._statements._jobs import JOBS, NOW, QUEUE, has_status
 from zotify_async_crud.models import UNIQUE_JOBS, DownloadJob
 from zotify_async_crud.schemas import FINISHED, DownloadJobCreate, DownloadJobStatus
@@ -54,32 +53,30 @@ def _values(job: DownloadJobCreate) -> dict[str, Any]:
 
 def create_download_jobs(
     database: Database, jobs: Mapping[str, DownloadJobCreate], *, skip_duplicates: bool
-) -> Executable:
+) -> Query:
     """Insert pending jobs under the ids given, all created at one moment."""
-    listed = list(jobs.values())
-    columns = {
-        "job_id": Column(String(), list(jobs)),
-        "track_id": Column(String(), [job.track_id for job in listed]),
-        "priority": Column(Integer(), [job.priority for job in listed]),
-        "available_at": Column(UTCDateTime(), [job.available_at for job in listed]),
-        "max_attempts": Column(Integer(), [job.max_attempts for job in listed]),
-        "is_unique": Column(Boolean(), [job.unique for job in listed]),
-    }
-    rows = select(database.rows("given", columns), NOW).where(true())
-    insertion = database.insert(DownloadJob).from_select([*columns, "created_at"], rows)
+    columns = given.jobs(list(jobs), list(jobs.values()))
+    rows = database.rows(given.NAME, given.JOB, given.varying(columns))
+    insertion = database.insert(JOBS).from_select(
+        [*given.JOB, "created_at"], select(rows, NOW).where(true())
+    )
+    parameters = given.parameters(database, columns)
     if not skip_duplicates:
-        return insertion
-    return insertion.on_conflict_do_nothing(
+        return Query(insertion, parameters)
+    missing = insertion.on_conflict_do_nothing(
         index_elements=[JOBS.c.track_id], index_where=text(UNIQUE_JOBS)
-    ).returning(JOBS.c.job_id)
+    )
+    return Query(missing.returning(JOBS.c.job_id), parameters)
 
 
-def active_unique_jobs(database: Database, track_ids: Sequence[str]) -> Executable:
+def active_unique_jobs(database: Database, track_ids: Sequence[str]) -> Query:
     """Read which unique jobs of the tracks are pending or in progress."""
-    rows = database.rows("given", {"track_id": Column(String(), track_ids)})
-    return select(JOBS.c.track_id, JOBS.c.job_id).where(
+    columns = {"track_id": track_ids}
+    rows = database.rows(given.NAME, given.TRACK, given.varying(columns))
+    statement = select(JOBS.c.track_id, JOBS.c.job_id).where(
         JOBS.c.track_id == rows.c.track_id, text(UNIQUE_JOBS)
     )
+    return Query(statement, given.parameters(database, columns))
 
 
 def get_download_job(job_id: str) -> Select[Any]:

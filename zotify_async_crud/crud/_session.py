@@ -28,12 +28,19 @@ def database_of(db: AsyncSession) -> Database:
     return database_for(db.get_bind(mapper=DownloadJob).dialect)
 
 
-async def execute(db: AsyncSession, statement: Executable, *, secret: bool = False) -> Result[Any]:
+async def execute(
+    db: AsyncSession,
+    statement: Executable,
+    parameters: dict[str, Any] | None = None,
+    *,
+    secret: bool = False,
+) -> Result[Any]:
     """Execute *statement*; with *secret*, its values do not show in the chain of an error."""
     database_of(db)
     if not db.autoflush:  # or what the caller has changed and not flushed would be read over
         await _translated(db.flush(), secret=secret)
-    return await _translated(db.execute(statement, execution_options=_FRESH), secret=secret)
+    running = db.execute(statement, parameters, execution_options=_FRESH)
+    return await _translated(running, secret=secret)
 
 
 async def begin_unit(db: AsyncSession) -> None:

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.sql import Executable
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud import events
 from zotify_async_crud._dialects import Database
 from zotify_async_crud._statements import claims as sql
+from zotify_async_crud._statements._given import Query
 from zotify_async_crud.crud._session import database_of, execute
 from zotify_async_crud.errors import LeaseLost
 from zotify_async_crud.schemas import (
@@ -46,13 +46,13 @@ async def claim_download_jobs(
     another transaction at this moment are passed over, and a paused queue gives out none.
     """
     database = database_of(db)
-    statement = sql.claim_download_jobs(
+    query = sql.claim_download_jobs(
         database,
         check.validated("worker_id", check.WORKER_ID, worker_id),
         check.validated("limit", check.LIMIT, limit),
         check.validated("lease", check.LEASE, lease),
     )
-    return _claims((await execute(db, statement)).all())
+    return _claims((await execute(db, *query)).all())
 
 
 async def exchange_download_jobs(
@@ -75,18 +75,18 @@ async def exchange_download_jobs(
     size = check.validated("limit", check.LIMIT_OR_NONE, limit)
     term = check.validated("lease", check.LEASE, lease)
     if settled and size and database.writes_together:
-        statement = sql.exchange_download_jobs(database, settled, worker, size, term)
-        rows = (await execute(db, statement)).all()
+        query = sql.exchange_download_jobs(database, settled, worker, size, term)
+        rows = (await execute(db, *query)).all()
         unsettled = {_token(row) for row in rows if row.lease_expires_at is None}
         claims = _claims([row for row in rows if row.lease_expires_at is not None])
         missing = [s.claim for s in settled if _token(s.claim) in unsettled]
     else:
         missing = await _unsettled(db, settled) if settled else []
-        statement = sql.claim_download_jobs(database, worker, size, term)
-        claims = _claims((await execute(db, statement)).all()) if size else []
+        query = sql.claim_download_jobs(database, worker, size, term)
+        claims = _claims((await execute(db, *query)).all()) if size else []
     if any(s.outcome is _RELEASED or s.retry_in is not None for s in settled):
         events.jobs_became_due(db)
-    return Exchange(claims, await _without(db, missing, sql.settled_by))
+    return Exchange(claims, await _without(db, missing, sql.finished_by))
 
 
 async def get_download_claims(db: AsyncSession, *, worker_id: str) -> list[Claim]:
@@ -113,7 +113,7 @@ async def renew_download_leases(
     term = check.validated("lease", check.LEASE, lease)
     if not held:
         return Renewal([], [], [])
-    rows = (await execute(db, sql.renew_download_leases(database, held, term))).all()
+    rows = (await execute(db, *sql.renew_download_leases(database, held, term))).all()
     found = {_token(row): row for row in rows}
     renewed = [
         dataclasses.replace(claim, lease_expires_at=found[_token(claim)].lease_expires_at)
@@ -124,7 +124,7 @@ async def renew_download_leases(
     not_held = await _without(db, missing, sql.holding)
     return Renewal(
         renewed=renewed,
-        lost=await _without(db, not_held, sql.settled_by),
+        lost=await _without(db, not_held, sql.finished_by),
         cancel_requested=[claim for claim in renewed if found[_token(claim)].cancel_requested],
     )
 
@@ -140,7 +140,7 @@ async def report_download_progress(
     reports = check.progress_of_claims(progress)
     if not reports:
         return []
-    rows = await execute(db, sql.report_download_progress(database, reports))
+    rows = await execute(db, *sql.report_download_progress(database, reports))
     written = set(map(_token, rows))
     missing = [claim for claim in reports if _token(claim) not in written]
     return await _without(db, missing, sql.holding)
@@ -209,8 +209,8 @@ async def rescue_expired_download_jobs(db: AsyncSession) -> Rescue:
 
 async def _settle(db: AsyncSession, settlement: Settlement) -> DownloadJobStatus:
     database = database_of(db)
-    statement = sql.settle_download_jobs(database, [settlement])
-    row = (await execute(db, statement)).one_or_none()
+    query = sql.settle_download_jobs(database, [settlement])
+    row = (await execute(db, *query)).one_or_none()
     if row is None:
         raise LeaseLost(settlement.claim.job_id, settlement.claim.attempt)
     became: DownloadJobStatus = row.status
@@ -220,7 +220,7 @@ async def _settle(db: AsyncSession, settlement: Settlement) -> DownloadJobStatus
 
 
 async def _unsettled(db: AsyncSession, settlements: Sequence[Settlement]) -> list[Claim]:
-    rows = await execute(db, sql.settle_download_jobs(database_of(db), settlements))
+    rows = await execute(db, *sql.settle_download_jobs(database_of(db), settlements))
     settled = set(map(_token, rows))
     return [s.claim for s in settlements if _token(s.claim) not in settled]
 
@@ -228,12 +228,12 @@ async def _unsettled(db: AsyncSession, settlements: Sequence[Settlement]) -> lis
 async def _without(
     db: AsyncSession,
     claims: list[Claim],
-    query: Callable[[Database, Sequence[Claim]], Executable],
+    query: Callable[[Database, Sequence[Claim]], Query],
 ) -> list[Claim]:
     """Return *claims* without those that *query* finds."""
     if not claims:
         return []
-    found = set(map(_token, await execute(db, query(database_of(db), claims))))
+    found = set(map(_token, await execute(db, *query(database_of(db), claims))))
     return [claim for claim in claims if _token(claim) not in found]
 
 

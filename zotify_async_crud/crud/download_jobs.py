@@ -295,14 +295,14 @@ def _first_by_track(
 
 
 async def _insert(db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]) -> None:
-    await execute(db, sql.create_download_jobs(database_of(db), new, skip_duplicates=False))
+    await execute(db, *sql.create_download_jobs(database_of(db), new, skip_duplicates=False))
 
 
 async def _insert_missing(
     db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]
 ) -> set[str]:
-    statement = sql.create_download_jobs(database_of(db), new, skip_duplicates=True)
-    return set((await execute(db, statement)).scalars())
+    query = sql.create_download_jobs(database_of(db), new, skip_duplicates=True)
+    return set((await execute(db, *query)).scalars())
 
 
 async def _existing(
@@ -319,7 +319,7 @@ async def _existing(
         if not missing:
             break
         tracks = sorted({job.track_id for job in missing.values()})
-        rows = await execute(db, sql.active_unique_jobs(database_of(db), tracks))
+        rows = await execute(db, *sql.active_unique_jobs(database_of(db), tracks))
         found |= {row.track_id: row.job_id for row in rows}
         # what finished in between stands in nobody's way any more
         gone = {i: job for i, job in _first_by_track(missing).items() if job.track_id not in found}
