@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
@@ -41,7 +41,7 @@ WORKER_ID: Final[TypeAdapter[str]] = TypeAdapter(schemas.WorkerId)
 LEASE: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(schemas.Lease)
 DURATION: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(schemas.Duration)
 OPTIONAL_DURATION: Final[TypeAdapter[dt.timedelta | None]] = TypeAdapter(schemas.Duration | None)
-ON_DUPLICATE: Final[TypeAdapter[schemas.OnDuplicate]] = TypeAdapter(schemas.OnDuplicate)
+ON_DUPLICATE: Final[TypeAdapter[schemas.OnDuplicate]] = TypeAdapter(schemas.DuplicatePolicy)
 JOB: Final = TypeAdapter(schemas.DownloadJobCreate)
 JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
 _JOB_IDS: Final = TypeAdapter(list[schemas.Id])
@@ -49,14 +49,12 @@ _WORKER_IDS: Final = TypeAdapter(list[schemas.WorkerId])
 _Attempt = Annotated[int, Strict(), Field(ge=0, le=ATTEMPT_MAX)]
 _ATTEMPT: Final[TypeAdapter[int]] = TypeAdapter(_Attempt)
 _ATTEMPTS: Final = TypeAdapter(list[_Attempt])
-_OUTCOMES: Final = TypeAdapter(
-    list[
-        Literal[
-            schemas.DownloadJobStatus.COMPLETED,
-            schemas.DownloadJobStatus.FAILED,
-            schemas.DownloadJobStatus.PENDING,
-        ]
-    ]
+_OUTCOMES: Final = frozenset(
+    {
+        schemas.DownloadJobStatus.COMPLETED,
+        schemas.DownloadJobStatus.FAILED,
+        schemas.DownloadJobStatus.PENDING,
+    }
 )
 _ERRORS: Final = TypeAdapter(list[schemas.ErrorMessage | None])
 _DELAYS: Final = TypeAdapter(list[Annotated[schemas.Delay, Strict()] | None])
@@ -141,7 +139,10 @@ def settlements(value: object) -> list[schemas.Settlement]:
     """Return *value* as the list of settlements that it must be."""
     found = _items("settlements", value, schemas.Settlement)
     _check_claims("settlements", [settlement.claim for settlement in found])
-    validated("settlements", _OUTCOMES, [settlement.outcome for settlement in found])
+    for place, settlement in enumerate(found):
+        if settlement.outcome not in _OUTCOMES:
+            reason = "Input should be 'completed', 'failed' or 'pending'"
+            raise InvalidValue(f"settlements[{place}]", reason)
     validated("settlements", _ERRORS, [settlement.error for settlement in found])
     validated("settlements", _DELAYS, [settlement.retry_in for settlement in found])
     return found

@@ -75,6 +75,12 @@ def _in_seconds(value: object) -> object:
     raise PydanticCustomError("duration_type", "Input should be a timedelta or seconds")
 
 
+def _lasting(value: dt.timedelta) -> dt.timedelta:
+    if not value:
+        raise PydanticCustomError("duration_zero", "Input should be longer than 0 seconds")
+    return value
+
+
 Id = Annotated[str, Strict(), Field(min_length=1, max_length=ID_MAX_LENGTH, pattern=_NO_NUL)]
 Name = Annotated[str, Strict(), Field(max_length=NAME_MAX_LENGTH, pattern=_NO_NUL)]
 ErrorMessage = Annotated[str, Strict(), Field(max_length=ERROR_MAX_LENGTH, pattern=_NO_NUL)]
@@ -88,9 +94,7 @@ WorkerId = Annotated[
 ]
 Delay = Annotated[dt.timedelta, Field(ge=dt.timedelta(0), le=DURATION_MAX)]
 Duration = Annotated[Delay, BeforeValidator(_in_seconds)]
-Lease = Annotated[
-    dt.timedelta, BeforeValidator(_in_seconds), Field(gt=dt.timedelta(0), le=DURATION_MAX)
-]
+Lease = Annotated[Duration, AfterValidator(_lasting)]
 TrackIds = Annotated[list[Id], Field(max_length=PLAYLIST_MAX_TRACKS)]
 
 
@@ -153,6 +157,15 @@ class OnDuplicate(StrEnum):
 
     ERROR = "error"
     """``DownloadJobExists`` is raised."""
+
+
+def _policy(value: object) -> object:
+    if not isinstance(value, str):
+        raise PydanticCustomError("policy_type", "Input should be 'existing', 'skip' or 'error'")
+    return value
+
+
+DuplicatePolicy = Annotated[OnDuplicate, BeforeValidator(_policy)]
 
 
 class DownloadJob(BaseModel):

@@ -58,7 +58,7 @@ def settlements(settlements: Sequence[Settlement]) -> Columns:
     """Return settlements and what fences them."""
     return {
         **claims([settlement.claim for settlement in settlements]),
-        "outcome": [settlement.outcome.value for settlement in settlements],
+        "outcome": [str(settlement.outcome) for settlement in settlements],
         "error": [settlement.error for settlement in settlements],
         "retry_in": [_seconds(settlement) for settlement in settlements],
     }

@@ -12,6 +12,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    func,
     inspect,
     literal,
     not_,
@@ -149,16 +150,19 @@ def retry_failed_download_jobs() -> Executable:
     Of unique jobs, only what a track may have: none where one is pending or in progress, and else
     the newest.
     """
-    rival = aliased(DownloadJob)
-    comes_first = or_(
-        rival.status.in_([DownloadJobStatus.PENDING, DownloadJobStatus.IN_PROGRESS]),
-        and_(has_status(DownloadJobStatus.FAILED, rival), rival.job_id > DownloadJob.job_id),
+    # each condition a literal one, so that small indexes fit: finished jobs may be millions
+    rival, other = aliased(DownloadJob), aliased(DownloadJob)
+    has_rival = exists().where(rival.track_id == DownloadJob.track_id, text(UNIQUE_JOBS))
+    newest = (
+        select(func.max(other.job_id))
+        .where(has_status(DownloadJobStatus.FAILED, other), other.is_unique)
+        .group_by(other.track_id)
     )
-    has_rival = exists().where(rival.is_unique, rival.track_id == DownloadJob.track_id, comes_first)
+    may_come_back = and_(DownloadJob.job_id.in_(newest), not_(has_rival))
     return (
         update(DownloadJob)
         .where(
-            has_status(DownloadJobStatus.FAILED), or_(not_(DownloadJob.is_unique), not_(has_rival))
+            has_status(DownloadJobStatus.FAILED), or_(not_(DownloadJob.is_unique), may_come_back)
         )
         .values(
             status=DownloadJobStatus.PENDING,

@@ -81,10 +81,11 @@ async def exchange_download_jobs(
         claims = _claims([row for row in rows if row.lease_expires_at is not None])
         missing = [s.claim for s in settled if _token(s.claim) in unsettled]
     else:
-        missing = await _unsettled(db, settled) if settled else []
+        # in the order that gives what one statement would: nothing that is given back just now
         query = sql.claim_download_jobs(database, worker, size, term)
         claims = _claims((await execute(db, *query)).all()) if size else []
-    if any(s.outcome is _RELEASED or s.retry_in is not None for s in settled):
+        missing = await _unsettled(db, settled) if settled else []
+    if any(s.outcome == _RELEASED or s.retry_in is not None for s in settled):
         events.jobs_became_due(db)
     return Exchange(claims, await _without(db, missing, sql.finished_by))
 
