@@ -167,7 +167,7 @@ class _SQLite:
                 if version != seen:
                     seen = version
                     watcher()
-                await asyncio.sleep(interval * random.uniform(1, 1.25))
+                await asyncio.sleep(interval * random.uniform(1.2, 1.6))
 
     def translate(self, error: BaseException) -> DatabaseError | None:
         cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error

@@ -47,6 +47,7 @@ class Feeder:
         self._unsure = False  # whether a reply was lost that may have brought claims
         self._stopping = False
         self._drained = False
+        self.has_exchanged = False
         # by time.perf_counter: when it looked, and when it does again if nobody wakes it before
         self._looked_at = time.perf_counter()
         self._look_at: float | None = None
@@ -73,6 +74,8 @@ class Feeder:
     async def step(self) -> None:
         """Begin an exchange if there is one to make, or wait until there is."""
         self._collect()
+        if self.is_done:
+            return
         if self._unsure and not self._exchanges:
             await self._recover()
         room = self._room()
@@ -87,8 +90,7 @@ class Feeder:
         """Break off what is under way."""
         for exchange in self._exchanges:
             exchange.cancel()
-        if self._exchanges:
-            await asyncio.wait(self._exchanges)
+        await asyncio.gather(*self._exchanges, return_exceptions=True)
 
     def _room(self) -> int:
         if self._stopping:
@@ -119,8 +121,9 @@ class Feeder:
         over = [exchange for exchange in self._exchanges if exchange.done()]
         for exchange in over:
             del self._exchanges[exchange]
-        for exchange in over:
-            exchange.result()
+        failures = [failure for exchange in over if (failure := exchange.exception())]
+        if failures:
+            raise failures[0]
 
     async def _exchange(self, over: list[Attempt], room: int, *, looks: bool) -> None:
         written = [attempt.settlement for attempt in over if attempt.settlement]
@@ -131,6 +134,7 @@ class Feeder:
             self._slots.put_back(over)
             self._hungry, self._unsure = True, self._unsure or room > 0
             raise
+        self.has_exchanged = True
         now = time.perf_counter()
         done = sum(settled.outcome is not DownloadJobStatus.PENDING for settled in written)
         self._pace.count(done, now - started)

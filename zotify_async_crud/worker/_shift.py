@@ -62,7 +62,9 @@ class Shift:
 
     async def _feed(self) -> None:
         feeder = self._feeder
-        await keep_going("feeding", feeder.step, lambda: feeder.is_done, fatal=True)
+        await keep_going(
+            "feeding", feeder.step, lambda: feeder.is_done, lambda: feeder.has_exchanged
+        )
 
     async def _until_fed(self) -> None:
         try:

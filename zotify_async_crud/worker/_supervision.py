@@ -18,28 +18,31 @@ def _never() -> bool:
     return False
 
 
+def _always() -> bool:
+    return True
+
+
 async def keep_going(
     name: str,
     step: Callable[[], Awaitable[None]],
     done: Callable[[], bool] = _never,
-    *,
-    fatal: bool = False,
+    works: Callable[[], bool] = _always,
 ) -> None:
     """Run *step* again and again until *done*, and after a failure once a pause is over.
 
-    With *fatal*, an error that another attempt would not mend is raised until a step has succeeded.
+    Until it *works*, an error that another attempt would not mend is raised.
     """
-    failures = successes = 0
+    failures = 0
     while not done():
         try:
             await step()
         except Exception as error:
             passes = isinstance(error, OutcomeUnknown) or getattr(error, "retry_safe", False)
-            if fatal and not (passes or successes):
+            if not (passes or works()):
                 raise
             failures += 1
             pause = _PAUSES(failures)
             _LOG.warning("%s: %s; again in %.1f s", name, error, pause, exc_info=not passes)
             await asyncio.sleep(pause)
         else:
-            failures, successes = 0, 1
+            failures = 0
