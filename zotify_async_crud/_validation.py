@@ -49,12 +49,10 @@ _WORKER_IDS: Final = TypeAdapter(list[schemas.WorkerId])
 _Attempt = Annotated[int, Strict(), Field(ge=0, le=ATTEMPT_MAX)]
 _ATTEMPT: Final[TypeAdapter[int]] = TypeAdapter(_Attempt)
 _ATTEMPTS: Final = TypeAdapter(list[_Attempt])
-_OUTCOMES: Final = frozenset(
-    {
-        schemas.DownloadJobStatus.COMPLETED,
-        schemas.DownloadJobStatus.FAILED,
-        schemas.DownloadJobStatus.PENDING,
-    }
+_OUTCOMES: Final = (  # no set: what is looked for may be unhashable
+    schemas.DownloadJobStatus.COMPLETED,
+    schemas.DownloadJobStatus.FAILED,
+    schemas.DownloadJobStatus.PENDING,
 )
 _ERRORS: Final = TypeAdapter(list[schemas.ErrorMessage | None])
 _DELAYS: Final = TypeAdapter(list[Annotated[schemas.Delay, Strict()] | None])

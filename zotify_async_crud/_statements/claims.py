@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
-    DateTime,
     Double,
     FromClause,
     Integer,
@@ -30,7 +29,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    type_coerce,
     union_all,
     update,
 )
@@ -57,7 +55,7 @@ _CLAIMED: Final = (
     JOBS.c.worker_id,
     JOBS.c.lease_expires_at,
     JOBS.c.priority,
-    type_coerce(due_since(), DateTime(timezone=True)).label("turn"),  # to sort by alone
+    due_since().label("turn"),
 )
 
 

@@ -151,8 +151,8 @@ async def settle(
         return _failure(claim, error, None)
     except Retry as retry:
         return _failure(claim, retry, retry.in_ if retry.in_ is not None else _wait(backoff, claim))
-    except (KeyboardInterrupt, SystemExit):
-        raise  # they are the process's affair
+    except KeyboardInterrupt:
+        raise  # it is the process's affair
     except BaseException as error:  # noqa: BLE001 - it is the job's failure, whatever it is
         if attempt.released:
             return Settlement(claim, DownloadJobStatus.PENDING)
