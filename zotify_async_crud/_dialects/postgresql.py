@@ -130,6 +130,9 @@ class _PostgreSQL:
         first = keys.where(queue.opened).limit(limit)
         return _is_one_of(queue.table.__table__.c[queue.key.key], first)
 
+    def by_index(self, key: ColumnElement[str], keys: Select[Any]) -> ColumnElement[bool]:
+        return _is_one_of(key, keys)
+
     def is_free(
         self, key: ColumnElement[str], found: Select[Any], held: FromClause
     ) -> ColumnElement[bool]:

@@ -116,6 +116,10 @@ class Database(Protocol):
         """Return whether a row of an UPDATE is one of the first *limit* that nobody holds."""
         ...
 
+    def by_index(self, key: ColumnElement[str], keys: Select[Any]) -> ColumnElement[bool]:
+        """Return what makes the database look up *keys* one by one, whatever it has counted."""
+        ...
+
     def is_free(
         self, key: ColumnElement[str], found: Select[Any], held: FromClause
     ) -> ColumnElement[bool]:

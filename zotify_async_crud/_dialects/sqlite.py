@@ -25,6 +25,7 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy import exc as sa_exc
@@ -109,6 +110,9 @@ class _SQLite:
     def is_among_first(self, queue: Queue, limit: ColumnElement[int]) -> ColumnElement[bool]:
         key: ColumnElement[str] = queue.table.__table__.c[queue.key.key]
         return key.in_(_first(queue, limit))
+
+    def by_index(self, key: ColumnElement[str], keys: Select[Any]) -> ColumnElement[bool]:
+        return true()  # it does so
 
     def is_free(
         self, key: ColumnElement[str], found: Select[Any], held: FromClause
