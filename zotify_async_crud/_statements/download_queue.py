@@ -57,13 +57,12 @@ def _count(status: DownloadJobStatus) -> Any:
     return select(func.count()).where(has_status(status)).scalar_subquery()
 
 
-def next_due(since: dt.timedelta) -> Executable:
-    """Read when the next pending job is due, after *since* ago, looking once for each priority."""
-    start = UTCNow(-since.total_seconds())
+def next_due() -> Executable:
+    """Read when the next pending job will be due, looking once for each priority."""
     priorities = QUEUE.priorities()
     earliest = (
         select(func.min(QUEUE.turn, type_=UTCDateTime()))
-        .where(QUEUE.waiting, QUEUE.priority == priorities.c.priority, QUEUE.turn > start)
+        .where(QUEUE.waiting, QUEUE.priority == priorities.c.priority, QUEUE.turn > NOW)
         .scalar_subquery()
     )
     return select(

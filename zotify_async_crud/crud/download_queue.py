@@ -6,7 +6,6 @@ import datetime as dt
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from zotify_async_crud import _validation as check
 from zotify_async_crud import events
 from zotify_async_crud._statements import download_queue as sql
 from zotify_async_crud.crud._session import database_of, execute
@@ -42,15 +41,11 @@ async def get_download_queue_stats(db: AsyncSession) -> DownloadQueueStats:
     )
 
 
-async def get_time_until_next_download_job(
-    db: AsyncSession, *, since: dt.timedelta | float = 0.0
-) -> dt.timedelta | None:
+async def get_time_until_next_download_job(db: AsyncSession) -> dt.timedelta | None:
     """Return how long it is until another pending job becomes due; None when none will.
 
-    With *since* (a timedelta, or seconds) also one that became due no longer ago counts, and what
-    is returned is negative: whoever looked that long ago has not seen it.
+    Look into the queue after you have asked, not before: what becomes due in between is neither in
+    what you saw nor in the answer.
     """
-    database_of(db)
-    window = check.validated("since", check.DURATION, since)
-    row = (await execute(db, sql.next_due(window))).one()
+    row = (await execute(db, sql.next_due())).one()
     return None if row.due is None else row.due - row.now

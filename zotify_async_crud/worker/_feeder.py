@@ -29,9 +29,6 @@ _EXCHANGES: Final = 2
 _SOON: Final = 1.0
 """Seconds in which at least one of the jobs that were claimed ahead must have begun."""
 
-_CLOCK: Final = 0.005
-"""Seconds, more than the resolution of any database's clock."""
-
 
 class Feeder:
     """Feeds the slots of a pool from the queue."""
@@ -48,13 +45,13 @@ class Feeder:
         self._stopping = False
         self._drained = False
         self.has_exchanged = False
-        # by time.perf_counter: when it looked, and when it does again if nobody wakes it before
-        self._looked_at = time.perf_counter()
+        # when to look, by time.perf_counter, if nobody wakes it before; None if it has to ask
         self._look_at: float | None = None
+        self._asked = False  # whether the next look is the one after it has asked
 
     def wake(self) -> None:
         """Look into the queue at once."""
-        self._hungry = True
+        self._hungry, self._asked = True, False
         self._slots.changed.set()
 
     def stop(self) -> None:
@@ -111,8 +108,9 @@ class Feeder:
 
     def _begin(self, room: int) -> None:
         over = self._slots.take_over()
-        looks, self._hungry = self._hungry, False  # a wake-up from now on counts
-        exchange = asyncio.create_task(self._exchange(over, room, looks=looks))
+        forgets = self._hungry and not self._asked
+        self._hungry = self._asked = False  # a wake-up from now on counts
+        exchange = asyncio.create_task(self._exchange(over, room, forgets=forgets))
         self._exchanges[exchange] = room
         exchange.add_done_callback(lambda _: self._slots.changed.set())
 
@@ -125,7 +123,7 @@ class Feeder:
         if failures:
             raise failures[0]
 
-    async def _exchange(self, over: list[Attempt], room: int, *, looks: bool) -> None:
+    async def _exchange(self, over: list[Attempt], room: int, *, forgets: bool) -> None:
         written = [attempt.settlement for attempt in over if attempt.settlement]
         started = time.perf_counter()
         try:
@@ -139,8 +137,8 @@ class Feeder:
         done = sum(settled.outcome is not DownloadJobStatus.PENDING for settled in written)
         self._pace.count(done, now - started)
         self._hungry = self._hungry or len(exchange.claims) == room > 0
-        if looks:
-            self._looked_at, self._look_at = started, None
+        if forgets:
+            self._look_at = None
         self._expect_back(written, now)
         self._slots.exchanged(over, exchange)
 
@@ -172,8 +170,10 @@ class Feeder:
             await self._wait(None)
             return
         if self._look_at is None:
+            # then once more: what becomes due before the answer is not in it
             self._look_at = time.perf_counter() + await self._time_to_look()
-        if not await self._wait(self._look_at - time.perf_counter()):
+            self._asked, self._hungry = not self._hungry, True
+        elif not await self._wait(self._look_at - time.perf_counter()):
             self._hungry = True
 
     async def _reconsider(self) -> None:
@@ -184,8 +184,7 @@ class Feeder:
 
     async def _time_to_look(self) -> float:
         interval = self._interval * random.uniform(1, 1.25)
-        # what became due since the last look, too: that did not see it
-        due = await self._link.time_until_next(time.perf_counter() - self._looked_at + _CLOCK)
+        due = await self._link.time_until_next()
         return interval if due is None else min(interval, due.total_seconds())
 
     async def _wait(self, seconds: float | None) -> bool:

@@ -74,11 +74,11 @@ class Link:
             async with self._turn, self._sessions.begin() as db:
                 return await crud.get_download_claims(db, worker_id=self._worker_id)
 
-    async def time_until_next(self, since: float) -> dt.timedelta | None:
-        """Return how long it is until another job becomes due, or for how long one has been."""
+    async def time_until_next(self) -> dt.timedelta | None:
+        """Return how long it is until another job becomes due."""
         with translated_errors():
             async with self._turn, self._sessions.begin() as db:
-                return await crud.get_time_until_next_download_job(db, since=since)
+                return await crud.get_time_until_next_download_job(db)
 
     async def is_drained(self) -> bool:
         """Return whether no job is due, or none will be handed out."""
