@@ -90,10 +90,10 @@ class Feeder:
         await asyncio.gather(*self._exchanges, return_exceptions=True)
 
     def _room(self) -> int:
-        if self._stopping:
+        # two claims at the same time could bring later jobs first
+        if self._stopping or any(self._exchanges.values()):
             return 0
-        coming = sum(self._exchanges.values())
-        room = self._size + self._pace.jobs_ahead - self._slots.taken - coming
+        room = self._size + self._pace.jobs_ahead - self._slots.taken
         return min(max(0, room), MOST_AT_ONCE)
 
     def _is_worthwhile(self, room: int) -> bool:
@@ -101,15 +101,18 @@ class Feeder:
 
         While the database is busy with one, the next has been put together, and neither waits.
         """
+        if not any(self._exchanges.values()) and self._hungry and room > 0:
+            return True
         if not self._exchanges:
-            return self._slots.unwritten > 0 or (self._hungry and room > 0)
+            return self._slots.unwritten > 0
         many = max(self._size, self._pace.jobs_ahead // 2)
         return len(self._exchanges) < _EXCHANGES and self._slots.unwritten >= many
 
     def _begin(self, room: int) -> None:
         over = self._slots.take_over()
-        forgets = self._hungry and not self._asked
-        self._hungry = self._asked = False  # a wake-up from now on counts
+        forgets = room > 0 and self._hungry and not self._asked
+        if room:
+            self._hungry = self._asked = False  # a wake-up from now on counts
         exchange = asyncio.create_task(self._exchange(over, room, forgets=forgets))
         self._exchanges[exchange] = room
         exchange.add_done_callback(lambda _: self._slots.changed.set())
