@@ -13,7 +13,7 @@ import nox
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "layers", "tests", "readme"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "chaos", "readme"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
@@ -89,9 +89,18 @@ def tests(session: nox.Session, sqlalchemy: str) -> None:
     )
     data = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
     session.run("coverage", "erase", env=data)
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=data)
+    session.run(
+        "coverage", "run", "-m", "pytest", "--ignore=tests/chaos", *session.posargs, env=data
+    )
     session.run("coverage", "combine", "--quiet", env=data)
     session.run("coverage", "report", env=data)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill, pause and cut off workers and servers, and look for what was lost."""
+    session.install("-e", ".[cli]", *_groups("test", "examples"))
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests/chaos"]))
 
 
 @nox.session

@@ -58,7 +58,13 @@ _DATABASE_URL: Final = Parameter(
     help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; missing tables are created.",
     env_var="ZOTIFY_DATABASE_URL",
 )
-_WORKERS: Final = Parameter(help="How many share the queue.", validator=Number(gte=1, lte=100))
+_WORKERS: Final = Parameter(
+    help="How many downloads each process does at once.", validator=Number(gte=1, lte=100)
+)
+_PROCESSES: Final = Parameter(
+    help="How many processes share the queue. One is this one; more are started by it.",
+    validator=Number(gte=1, lte=32),
+)
 
 
 @app.command(name="demo")
@@ -67,24 +73,28 @@ async def run_demo(
     export: Annotated[Path, _EXPORT] = demo.SAMPLE_EXPORT,
     database_url: Annotated[str, _DATABASE_URL] = "sqlite:///zotify-demo.db",
     workers: Annotated[int, _WORKERS] = 8,
+    processes: Annotated[int, _PROCESSES] = 1,
 ) -> int:
     """Sync the playlists of a Spotify export and work off a queue of its tracks.
 
     Nothing is downloaded: a stand-in takes some milliseconds, and fails now and then to be retried.
-    A run that was killed goes on where it stopped when it is started again.
-
-    Give the demo a database of its own, and run one at a time on it: it takes every job in progress
-    for one that a killed run left behind, since without leases nobody can tell the two apart.
+    A run that was killed goes on where it stopped when it is started again. Several may work on one
+    database at a time; each ends when no job is left, also of those that others hold.
     """
     console = Console()
     chance = random.Random()
     with _reporter(console) as reporter:
         summary = await demo.run(
-            export, database_url, workers=workers, chance=chance, reporter=reporter
+            export,
+            database_url,
+            workers=workers,
+            processes=processes,
+            chance=chance,
+            reporter=reporter,
         )
     _show(summary, console)
-    if unfinished := summary.totals.unfinished_jobs:
-        return _fail(f"jobs that are not completed: {unfinished}; run it again to go on", FAILURE)
+    if left := summary.jobs.left:
+        return _fail(f"jobs that are not completed: {left}; run it again to go on", FAILURE)
     return SUCCESS
 
 
@@ -135,45 +145,31 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._left: dict[Stage, int] = {}
-        self._total: dict[Stage, int] = {}
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, stage: Stage, total: int) -> None:
-        self._total[stage] = self._left[stage] = total
-
-    def advance(self, stage: Stage, steps: int = 1) -> None:
-        self._left[stage] -= steps
-        if not self._left[stage]:
-            self.say(f"{stage}: {self._total[stage]} done")
-
-    def fail(self, stage: Stage) -> None:
-        """Leave it to the table to tell how many failed."""
+    def show(self, stage: Stage, done: int, total: int, failed: int = 0) -> None:
+        del failed  # the table tells
+        if done == total:
+            self.say(f"{stage}: {total} done")
 
 
 class _Bars:
-    """One bar for each stage, from its beginning on."""
+    """One bar for each stage, from its first step on."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._bars: dict[Stage, TaskID] = {}
-        self._failed = 0
 
     def say(self, line: str) -> None:
         self._progress.console.print(line, markup=False, highlight=False)
 
-    def begin(self, stage: Stage, total: int) -> None:
-        if total:
+    def show(self, stage: Stage, done: int, total: int, failed: int = 0) -> None:
+        if stage not in self._bars:
             self._bars[stage] = self._progress.add_task(stage, total=total, remark="")
-
-    def advance(self, stage: Stage, steps: int = 1) -> None:
-        self._progress.advance(self._bars[stage], steps)
-
-    def fail(self, stage: Stage) -> None:
-        self._failed += 1
-        self._progress.update(self._bars[stage], remark=f"{self._failed} attempts failed")
+        remark = f"{failed:,} attempts failed" if failed else ""
+        self._progress.update(self._bars[stage], completed=done, total=total, remark=remark)
 
 
 class _Rate(ProgressColumn):
@@ -197,14 +193,17 @@ def _show(summary: Summary, console: Console) -> None:
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
-    totals, downloads = summary.totals, summary.downloads
-    yield "Playlists", f"{totals.playlists:,}"
-    yield "Tracks", f"{totals.tracks:,}"
-    for status, jobs in totals.jobs.items():
+    downloads = summary.downloads
+    yield "Playlists", f"{summary.playlists:,}"
+    yield "Tracks", f"{summary.tracks:,}"
+    for status, jobs in summary.jobs.by_status.items():
         yield f"Jobs {status.replace('_', ' ')}", f"{jobs:,}"
-    yield "Attempts that failed and were retried", f"{downloads.failed_attempts:,}"
+    yield "Attempts that failed and were retried", f"{summary.failed_attempts:,}"
     yield "Entries skipped (local files, episodes, ...)", f"{summary.skipped:,}"
     yield "Token refreshes", f"{summary.token_refreshes:,}"
     if downloads.completed:
-        yield "Downloads in this run", f"{downloads.completed:,} in {summary.seconds:.1f} s"
-        yield "Rate", f"{summary.rate:,.0f} jobs/s"
+        yield "Downloads in this run", f"{downloads.completed:,} in {downloads.seconds:.1f} s"
+        yield "Rate", f"{downloads.rate:,.0f} jobs/s"
+        if len(downloads.by_worker) > 1:
+            for number, completed in enumerate(downloads.by_worker, 1):
+                yield f"Downloads of process {number}", f"{completed:,}"

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from zotify_async_crud import database
-from zotify_async_crud.demo import _downloads, _steps
-from zotify_async_crud.demo._reports import Downloads, Reporter, Stage, Summary, Totals
+from zotify_async_crud.demo import _steps
+from zotify_async_crud.demo._database import Access, connected
+from zotify_async_crud.demo._downloads import Worker, first_failure, work_off
+from zotify_async_crud.demo._processes import Processes
+from zotify_async_crud.demo._reports import Downloads, Jobs, Reporter, Stage, Summary
 from zotify_async_crud.demo._token import keep_fresh
 from zotify_async_crud.demo._transactions import Sessions
 from zotify_async_crud.importers import Export, read_export
 
-__all__ = ["SAMPLE_EXPORT", "Downloads", "Reporter", "Stage", "Summary", "Totals", "run"]
+__all__ = ["SAMPLE_EXPORT", "Downloads", "Jobs", "Reporter", "Stage", "Summary", "run"]
 
 SAMPLE_EXPORT: Final = Path(__file__).parent.parent / "sample_export"
 """An export of nobody's account, which ships with the package."""
@@ -28,69 +30,83 @@ _ENQUEUED_AT_ONCE: Final = 100
 """Tracks in one transaction: few commits, and yet no long wait for whoever else wants to write."""
 
 
-async def run(
-    export: Path, database_url: str, *, workers: int, chance: random.Random, reporter: Reporter
+async def run(  # noqa: PLR0913 - what is asked for on the command line
+    export: Path,
+    database_url: str,
+    *,
+    workers: int,
+    processes: int = 1,
+    chance: random.Random,
+    reporter: Reporter,
 ) -> Summary:
     """Sync the playlists in *export*, download each track once, and say what came of it.
 
-    One run at a time may use a database: jobs in progress when it begins count as abandoned.
-    *chance* decides how long a stand-in download takes and whether it fails.
+    Each of the *processes* does so many downloads at once as there are *workers*; if it is one, it
+    is this one. Several runs may use a database at a time, and each ends when no job is left,
+    whoever did it. *chance* decides how long a stand-in download takes and whether it fails.
 
     Raises:
         ZotifyCrudError: The export or the database is at fault. What was committed until then
             stays, and another run goes on from there.
     """
     content = read_export(export)
-    engine = database.create_engine(database_url)
-    try:
-        await database.create_schema(engine)
-        sessions = database.create_session_factory(engine)
-        await _prepare(sessions, content, reporter)
-        started = time.perf_counter()
-        downloads, refreshes = await _download(sessions, workers, chance, reporter)
+    async with connected(database_url, shared=processes > 1) as access:
+        await _prepare(access.sessions, content, reporter)
+        crew = list(_crew(database_url, workers, processes, chance))
+        before = await _steps.count_jobs(access.sessions)
+        refreshes = await _download(access, crew, before, reporter)
+        after = await _steps.count_jobs(access.sessions)
+        playlists, tracks = await _steps.count_music(access.sessions)
         return Summary(
-            totals=await _steps.count(sessions),
-            downloads=downloads,
+            playlists=playlists,
+            tracks=tracks,
+            jobs=after,
+            downloads=await _steps.count_downloads(
+                access.sessions, [worker.worker_id for worker in crew]
+            ),
+            failed_attempts=after.failed_attempts - before.failed_attempts,
             token_refreshes=refreshes,
             skipped=content.skipped,
-            seconds=time.perf_counter() - started,
-            database=_steps.location(engine.url),
+            database=access.location,
         )
-    finally:
-        await engine.dispose()
 
 
 async def _prepare(sessions: Sessions, content: Export, reporter: Reporter) -> None:
-    if abandoned := await _steps.give_back_abandoned_jobs(sessions):
-        reporter.say(f"Jobs left in progress by an earlier run, given back: {abandoned}")
-    reporter.begin(Stage.SYNC, len(content.playlists))
-    for playlist in content.playlists:
+    for done, playlist in enumerate(content.playlists, 1):
         await _steps.sync_playlist(sessions, playlist)
-        reporter.advance(Stage.SYNC)
+        reporter.show(Stage.SYNC, done, len(content.playlists))
     known = await _steps.tracks_with_a_job(sessions)
     new = [track_id for track_id in content.track_ids if track_id not in known]
-    reporter.begin(Stage.ENQUEUE, len(new))
-    for track_ids in _chunks(new):
-        await _steps.enqueue(sessions, track_ids, content.track_names)
-        reporter.advance(Stage.ENQUEUE, len(track_ids))
+    for start in range(0, len(new), _ENQUEUED_AT_ONCE):
+        chunk = new[start : start + _ENQUEUED_AT_ONCE]
+        await _steps.enqueue(sessions, chunk, content.track_names)
+        reporter.show(Stage.ENQUEUE, start + len(chunk), len(new))
+
+
+def _crew(
+    database_url: str, workers: int, processes: int, chance: random.Random
+) -> Iterator[Worker]:
+    run_id = uuid.uuid4().hex[:12]
+    for number in range(1, processes + 1):
+        yield Worker(f"demo-{run_id}-{number}", database_url, workers, chance.getrandbits(64))
 
 
 async def _download(
-    sessions: Sessions, workers: int, chance: random.Random, reporter: Reporter
-) -> tuple[Downloads, int]:
-    unfinished = (await _steps.count(sessions)).unfinished_jobs
-    if not unfinished:
-        reporter.say("Nothing is left to download: every job is completed")
-    reporter.begin(Stage.DOWNLOAD, unfinished)
-    handler = _downloads.stand_in_handler(chance)
-    work = _downloads.download_all(sessions, handler, workers, reporter)
-    with _downloads.first_failure():
+    access: Access, crew: Sequence[Worker], before: Jobs, reporter: Reporter
+) -> int:
+    """Let *crew* work until no job is left; return how often the token was refreshed meanwhile."""
+    if before.foreign:
+        reporter.say(f"Jobs in progress without a lease, left to others: {before.foreign}")
+    if not before.left:
+        reporter.say("Nothing is left to download")
+        return 0
+    if await _steps.is_paused(access.sessions):
+        reporter.say("The queue is paused: downloads wait until it is resumed")
+    team = crew[0].pool(access.sessions) if len(crew) == 1 else Processes(crew, reporter.say)
+    with first_failure():
         async with asyncio.TaskGroup() as group:
-            downloading = group.create_task(work)
-            refreshing = group.create_task(keep_fresh(sessions, downloading))
-    return downloading.result(), refreshing.result()
-
-
-def _chunks(track_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(track_ids), _ENQUEUED_AT_ONCE):
-        yield track_ids[start : start + _ENQUEUED_AT_ONCE]
+            working = group.create_task(team.run())
+            refreshing = group.create_task(keep_fresh(access.sessions, working))
+            await work_off(access, working, before, reporter)
+            await team.stop()
+    return refreshing.result()

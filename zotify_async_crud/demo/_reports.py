@@ -24,50 +24,73 @@ class Reporter(Protocol):
     def say(self, line: str) -> None:
         """Take a remark."""
 
-    def begin(self, stage: Stage, total: int) -> None:
-        """Take note that *stage* begins and has *total* steps, which may be none."""
+    def show(self, stage: Stage, done: int, total: int, failed: int = 0) -> None:
+        """Take note that of *stage* so many steps are done, of a total that may change.
 
-    def advance(self, stage: Stage, steps: int = 1) -> None:
-        """Take note that *steps* more of *stage* are done."""
-
-    def fail(self, stage: Stage) -> None:
-        """Take note that a step of *stage* failed and will be tried again."""
+        *failed* are attempts that did not succeed, and are tried again.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """How many rows there are in the database."""
+class Jobs:
+    """The jobs in the database at one moment."""
 
-    playlists: int
-    tracks: int
-    jobs: Mapping[DownloadJobStatus, int]
+    by_status: Mapping[DownloadJobStatus, int]
+
+    claimed: int
+    """Those in progress that a worker holds by a lease; the others are no business of a pool."""
+
+    failed_attempts: int
+    """Attempts that are over and have not completed their jobs."""
 
     @property
-    def unfinished_jobs(self) -> int:
-        """Jobs that are not completed."""
-        return sum(self.jobs.values()) - self.jobs[DownloadJobStatus.COMPLETED]
+    def completed(self) -> int:
+        """Jobs that are completed."""
+        return self.by_status[DownloadJobStatus.COMPLETED]
 
+    @property
+    def active(self) -> int:
+        """Jobs that workers have, or will have by themselves."""
+        return self.by_status[DownloadJobStatus.PENDING] + self.claimed
 
-@dataclass(slots=True)
-class Downloads:
-    """What the workers of one run have done."""
+    @property
+    def left(self) -> int:
+        """Jobs that are to be completed yet."""
+        return self.active + self.by_status[DownloadJobStatus.FAILED]
 
-    completed: int = 0
-    failed_attempts: int = 0
+    @property
+    def foreign(self) -> int:
+        """Jobs in progress without a lease, which nobody can take from whoever picked them up."""
+        return self.by_status[DownloadJobStatus.IN_PROGRESS] - self.claimed
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """The outcome of a run; ``seconds`` is the time that downloading took."""
+class Downloads:
+    """The jobs that each worker of one run has completed, and how long it took them together."""
 
-    totals: Totals
-    downloads: Downloads
-    token_refreshes: int
-    skipped: int
+    by_worker: tuple[int, ...]
     seconds: float
-    database: str
+
+    @property
+    def completed(self) -> int:
+        """Jobs completed by all workers."""
+        return sum(self.by_worker)
 
     @property
     def rate(self) -> float:
         """Jobs completed in a second."""
-        return self.downloads.completed / self.seconds
+        return self.completed / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The outcome of a run."""
+
+    playlists: int
+    tracks: int
+    jobs: Jobs
+    downloads: Downloads
+    failed_attempts: int
+    token_refreshes: int
+    skipped: int
+    database: str
