@@ -42,6 +42,8 @@ from zotify_async_crud.schemas import (
     DEFAULT_MAX_ATTEMPTS,
     ID_MAX_LENGTH,
     JOB_ID_MAX_LENGTH,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
     WORKER_ID_MAX_LENGTH,
     DownloadJobStatus,
 )
@@ -121,7 +123,11 @@ class DownloadJob(Base):
         CheckConstraint(f"length(track_id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="track_id"),
         CheckConstraint(_one_of(DownloadJobStatus), name="status"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+        CheckConstraint(f"priority BETWEEN {PRIORITY_MIN} AND {PRIORITY_MAX}", name="priority"),
         CheckConstraint("attempt >= 0", name="attempt"),
+        CheckConstraint(
+            f"length(worker_id) BETWEEN 1 AND {WORKER_ID_MAX_LENGTH}", name="worker_id"
+        ),
         CheckConstraint("max_attempts >= 1", name="max_attempts"),
         CheckConstraint(
             "lease_expires_at IS NULL OR (status = 'in_progress' AND worker_id IS NOT NULL)",
