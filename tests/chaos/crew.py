@@ -95,7 +95,9 @@ class Crew:
 
 def _bury(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    process.communicate()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 class Ledger:

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from zotify_async_crud import crud, database
 from zotify_async_crud._statements import claims
+from zotify_async_crud._statements._jobs import JOBS
 from zotify_async_crud.errors import DatabaseError
 from zotify_async_crud.worker import JobContext, WorkerPool
 
@@ -69,7 +70,7 @@ class Handler:
                 return
 
 
-def _unfenced(database: Any, rows: Any, jobs: Any = claims.JOBS) -> Any:
+def _unfenced(database: Any, rows: Any, jobs: Any = JOBS) -> Any:
     return jobs.c.job_id == rows.c.job_id
 
 
