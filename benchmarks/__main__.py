@@ -9,6 +9,7 @@ from typing import Final
 
 from benchmarks import overhead, pickup, playlist_sync, streaming
 from benchmarks.databases import Databases, databases
+from benchmarks.queue import backlog, drain, enqueue, idle, latency, single
 from benchmarks.report import Report
 
 SUBJECTS: Final[dict[str, Callable[[Databases, Report], Awaitable[None]]]] = {
@@ -16,6 +17,14 @@ SUBJECTS: Final[dict[str, Callable[[Databases, Report], Awaitable[None]]]] = {
     "overhead": overhead.run,
     "streaming": streaming.run,
     "pickup": pickup.run,
+    "drain": drain.run,
+    "sqlite_drain": drain.run_sqlite,
+    "bulk_enqueue": enqueue.run_bulk,
+    "enqueue": enqueue.run,
+    "single_enqueue": single.run,
+    "latency": latency.run,
+    "backlog": backlog.run,
+    "idle": idle.run,
 }
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from zotify_async_crud import crud, database
+from zotify_async_crud.schemas import DownloadJobStatus
 
 PROGRAM: Final = (sys.executable, "-m", "zotify_async_crud")
 TIMEOUT: Final = 120.0
@@ -74,24 +82,41 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def run_on_terminal(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """Run the program on a terminal of its own; return its exit code and what it drew there."""
+def run_on_terminal(
+    folder: Path, *arguments: str, interrupt_at: str | None = None, **variables: str
+) -> tuple[int, str]:
+    """Run the program on a terminal of its own; return its exit code and what it drew there.
+
+    Press Ctrl-C there as soon as it has drawn what fits *interrupt_at*.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*PROGRAM, *arguments],
+        [sys.executable, "-c", _IN_FOREGROUND, *PROGRAM, *arguments],
         cwd=folder,
         env=environment(COLUMNS="100", LINES="40", **variables),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
+        start_new_session=True,
     )
     os.close(theirs)
     drawn = bytearray()
     with contextlib.suppress(OSError):  # EIO is how Linux tells that the other end is closed
         while chunk := os.read(ours, 65_536):
             drawn += chunk
+            if interrupt_at and re.search(interrupt_at, drawn.decode(errors="replace")):
+                os.write(ours, b"\x03")
+                interrupt_at = None
     os.close(ours)
     return process.wait(TIMEOUT), drawn.decode()
+
+
+_IN_FOREGROUND: Final = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # as a shell does: keys that are signals go to it
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def small_export(folder: Path, tracks: int = 12) -> Path:
@@ -105,3 +130,19 @@ def small_export(folder: Path, tracks: int = 12) -> Path:
     (path / "Playlist1.json").write_text(json.dumps({"playlists": playlists}))
     (path / "YourLibrary.json").write_text(json.dumps({"tracks": library}))
     return path
+
+
+async def wait_for_completed_jobs(engine: AsyncEngine, count: int, process: Running) -> None:
+    """Wait until at least *count* jobs are completed, while *process* works on them."""
+    sessions = database.create_session_factory(engine)
+    deadline = time.monotonic() + 60
+    done = 0
+    while done < count:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        async with sessions.begin() as db:
+            page = await crud.list_download_jobs(
+                db, status=DownloadJobStatus.COMPLETED, limit=count
+            )
+        done = len(page.items)
+        await asyncio.sleep(0.01)

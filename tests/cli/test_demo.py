@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.cli.programs import (
     PROGRAM,
     TIMEOUT,
-    Running,
     environment,
     run,
-    run_on_terminal,
     small_export,
     start,
+    wait_for_completed_jobs,
 )
+from tests.cli.recorder import run_demo
 from tests.support.factories import Sessions
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud
 from zotify_async_crud.demo import SAMPLE_EXPORT
 from zotify_async_crud.importers import Export, read_export
 from zotify_async_crud.schemas import DownloadJobStatus
 
-MANY: Final = 250
+MANY: Final = 200
 """Tracks enough to keep the demo busy until a test has stopped it."""
+
+INTERRUPTED: Final = "Interrupted: run the same command again to go on"
 
 
 async def check_finished(sessions: Sessions, export: Export) -> None:
@@ -64,26 +65,13 @@ def rows(output: str) -> dict[str, str]:
     return {label.strip(): value.strip() for label, value in cells}
 
 
-async def wait_for_completed_jobs(engine: AsyncEngine, count: int, process: Running) -> None:
-    """Wait until at least *count* jobs are completed, while *process* works on them."""
-    sessions = database.create_session_factory(engine)
-    deadline = time.monotonic() + 60
-    done = 0
-    while done < count:
-        assert process.poll() is None, "it ended before it could be stopped"
-        assert time.monotonic() < deadline
-        async with sessions.begin() as db:
-            page = await crud.list_download_jobs(
-                db, status=DownloadJobStatus.COMPLETED, limit=count
-            )
-        done = len(page.items)
-        await asyncio.sleep(0.01)
-
-
-async def test_it_runs_the_sample_to_the_end(url: str, sessions: Sessions, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 3])
+async def test_it_runs_the_sample_to_the_end(
+    processes: int, url: str, sessions: Sessions, tmp_path: Path
+) -> None:
     """One command, no set-up, and the counts are those of the export."""
     export = read_export(SAMPLE_EXPORT)
-    finished = run(tmp_path, "demo", "--database-url", url)
+    finished = run(tmp_path, "demo", "--database-url", url, "--processes", str(processes))
     assert (finished.returncode, finished.stderr) == (0, "")
     await check_finished(sessions, export)
     await check_secrets(sessions, finished.stdout)
@@ -94,6 +82,8 @@ async def test_it_runs_the_sample_to_the_end(url: str, sessions: Sessions, tmp_p
     assert table["Entries skipped (local files, episodes, ...)"] == str(export.skipped)
     assert table["Downloads in this run"].startswith("600 in ")
     assert table["Rate"].endswith(" jobs/s")
+    shares = [int(value) for label, value in table.items() if "of process" in label]
+    assert (len(shares), sum(shares)) == ((3, 600) if processes == 3 else (0, 0))
 
 
 async def test_its_output_to_a_file_is_plain_lines(url: str, tmp_path: Path) -> None:
@@ -110,14 +100,17 @@ async def test_another_run_finds_nothing_left_to_do(
     url: str, sessions: Sessions, tmp_path: Path
 ) -> None:
     """It says so, shows the table, and succeeds."""
-    arguments = ("demo", "--database-url", url, "--export", str(small_export(tmp_path)))
-    assert run(tmp_path, *arguments).returncode == 0
-    again = run(tmp_path, *arguments)
+    export = small_export(tmp_path)
+    await run_demo(export, url)
+    again = run(tmp_path, "demo", "--database-url", url, "--export", str(export))
     assert (again.returncode, again.stderr) == (0, "")
-    assert "Nothing is left to download: every job is completed" in again.stdout
+    assert again.stdout.splitlines()[:2] == [
+        "Sync playlists: 1 done",
+        "Nothing is left to download",
+    ]
     assert rows(again.stdout)["Jobs completed"] == "12"
     assert "Rate" not in rows(again.stdout)
-    await check_finished(sessions, read_export(tmp_path / "export"))
+    await check_finished(sessions, read_export(export))
 
 
 async def test_after_sigkill_another_run_loses_nothing(
@@ -125,7 +118,7 @@ async def test_after_sigkill_another_run_loses_nothing(
 ) -> None:
     """Jobs that were in progress go back to the queue, and no track is enqueued again."""
     export = small_export(tmp_path, MANY)
-    arguments = ("demo", "--database-url", url, "--export", str(export))
+    arguments = ("demo", "--database-url", url, "--export", str(export), "--workers", "2")
     process = start(tmp_path, *arguments)
     await wait_for_completed_jobs(engine, 40, process)
     process.kill()
@@ -133,75 +126,41 @@ async def test_after_sigkill_another_run_loses_nothing(
     async with sessions.begin() as db:
         statuses = Counter(job.status for job in await crud.get_all_download_jobs(db))
     assert statuses.total() == MANY
-    unfinished = MANY - statuses[DownloadJobStatus.COMPLETED]
-    assert unfinished > 0
+    assert statuses[DownloadJobStatus.COMPLETED] < MANY
     finished = run(tmp_path, *arguments)
     assert (finished.returncode, finished.stderr) == (0, "")
     await check_finished(sessions, read_export(export))
     await check_secrets(sessions, finished.stdout + (tmp_path / "output").read_text())
-    abandoned = statuses[DownloadJobStatus.IN_PROGRESS]
-    said = f"Jobs left in progress by an earlier run, given back: {abandoned}"
-    assert (said in finished.stdout) == bool(abandoned)
-    assert rows(finished.stdout)["Downloads in this run"].startswith(f"{unfinished} in ")
 
 
-async def test_an_interrupt_stops_it_in_one_line_and_another_run_goes_on(
+async def test_an_interrupt_stops_it_in_one_line_and_nothing_stays_in_progress(
     url: str, engine: AsyncEngine, sessions: Sessions, tmp_path: Path
 ) -> None:
     """Ctrl-C exits like every program that obeys it: 130."""
     export = small_export(tmp_path, MANY)
-    arguments = ("demo", "--database-url", url, "--export", str(export))
+    arguments = ("demo", "--database-url", url, "--export", str(export), "--workers", "2")
     process = start(tmp_path, *arguments)
     await wait_for_completed_jobs(engine, 20, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT) == 130
     *_, last = (tmp_path / "output").read_text().splitlines()
-    assert last == "Interrupted: run the same command again to go on"
+    assert last == INTERRUPTED
     assert "Traceback" not in (tmp_path / "output").read_text()
-    assert run(tmp_path, *arguments).returncode == 0
-    await check_finished(sessions, read_export(export))
+    async with sessions.begin() as db:
+        stats = await crud.get_download_queue_stats(db)
+    assert stats.in_progress == 0
+    assert 0 < stats.pending + stats.scheduled < MANY
 
 
-def test_a_terminal_shows_bars(tmp_path: Path) -> None:
-    """They move while it works, and stay when it is done. The database is a file right there."""
-    code, drawn = run_on_terminal(tmp_path, "demo", "--export", str(small_export(tmp_path)))
-    assert code == 0
-    assert "\x1b[" in drawn
-    assert "━" in drawn
-    for stage in ("Sync playlists", "Enqueue tracks", "Download"):
-        assert stage in drawn
-    assert "12/12" in drawn
-    assert "Jobs completed" in drawn
-    assert "Database: sqlite+aiosqlite:///zotify-demo.db" in drawn
-    assert (tmp_path / "zotify-demo.db").exists()
-    assert "stand-in-" not in drawn
-
-
-def test_a_terminal_without_cursor_gets_plain_lines(tmp_path: Path) -> None:
-    """There, bars would leave a trail."""
-    code, drawn = run_on_terminal(
-        tmp_path, "demo", "--export", str(small_export(tmp_path)), TERM="dumb"
-    )
-    assert code == 0
-    assert "\x1b[2K" not in drawn
-    assert "Download: 12 done" in drawn
-
-
-def test_the_environment_names_the_database(tmp_path: Path) -> None:
-    """An option goes before it."""
-    arguments = ("demo", "--export", str(small_export(tmp_path)))
-    assert run(tmp_path, *arguments, ZOTIFY_DATABASE_URL="sqlite:///mine.db").returncode == 0
-    assert (tmp_path / "mine.db").exists()
-    assert not (tmp_path / "zotify-demo.db").exists()
-
-
-def test_a_database_in_memory_is_enough(tmp_path: Path) -> None:
-    """Nothing is left of it, and nothing is written to the folder."""
-    arguments = ("demo", "--database-url", "sqlite://", "--export", str(small_export(tmp_path)))
+async def test_several_demos_share_a_database(url: str, sessions: Sessions, tmp_path: Path) -> None:
+    """Each succeeds, and together they download each track once."""
+    export = small_export(tmp_path, 60)
+    arguments = ("demo", "--database-url", url, "--export", str(export), "--workers", "1")
+    other = start(tmp_path, *arguments)
     finished = run(tmp_path, *arguments)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert rows(finished.stdout)["Jobs completed"] == "12"
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert other.wait(TIMEOUT) == 0
+    await check_finished(sessions, read_export(export))
 
 
 def test_a_reader_that_stops_reading_gets_no_traceback(tmp_path: Path) -> None:

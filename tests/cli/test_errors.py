@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
 
 from tests.cli.programs import environment, run
+from zotify_async_crud import cli
 
 FAILURE, USAGE = 1, 2
 
@@ -24,11 +28,11 @@ def write(path: Path, content: bytes) -> Path:
 
 def complaint(folder: Path, *arguments: str, code: int) -> str:
     """Run the program, which must fail with *code*, and return the one line that it says."""
-    finished = run(folder, *arguments)
-    assert finished.returncode == code
-    assert finished.stdout == ""
-    assert "Traceback" not in finished.stderr
-    [line] = finished.stderr.splitlines()
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        assert cli.main(arguments) == code
+    assert out.getvalue() == ""
+    [line] = err.getvalue().splitlines()
     program, _, message = line.partition(": ")
     assert program == "zotify-async-crud"
     return message
@@ -92,6 +96,22 @@ def test_a_database_that_cannot_be_used_is_told(tmp_path: Path, url: str, said: 
     assert "s3cret" not in message
 
 
+def test_the_process_writes_nothing_but_that_line(tmp_path: Path) -> None:
+    """SQLAlchemy logs, with tracebacks, what the line tells."""
+    finished = run(tmp_path, "demo", "--database-url", NOBODY_LISTENS)
+    assert (finished.returncode, finished.stdout) == (FAILURE, "")
+    assert finished.stderr.startswith("zotify-async-crud: the database is unavailable: ")
+    assert finished.stderr.count("\n") == 1
+
+
+def test_several_processes_need_a_database_that_all_find(tmp_path: Path) -> None:
+    """One in memory is its process's own."""
+    message = complaint(
+        tmp_path, "demo", "--database-url", "sqlite://", "--processes", "2", code=FAILURE
+    )
+    assert message.startswith("processes: Input should be 1, ")
+
+
 def test_a_database_that_does_not_exist_is_told(tmp_path: Path, postgresql_server: str) -> None:
     """The server answers, and has no such database."""
     url = make_url(postgresql_server).set(database="no_such_database")
@@ -106,6 +126,8 @@ def test_a_database_that_does_not_exist_is_told(tmp_path: Path, postgresql_serve
         ("demo", "--workers", "0"),
         ("demo", "--workers", "101"),
         ("demo", "--workers", "many"),
+        ("demo", "--processes", "0"),
+        ("demo", "--processes", "33"),
         ("demo", "--workers"),
         ("demo", "--no-such-option"),
         ("demo", "stray"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime as dt
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import pydantic
@@ -22,7 +23,11 @@ from tests.support.factories import (
     Sessions,
     add_some_of_everything,
     all_rows,
+    completed,
+    failed,
     ids,
+    new_claim,
+    new_job,
     short,
     statements_sent,
     token_data,
@@ -30,6 +35,7 @@ from tests.support.factories import (
 from zotify_async_crud import crud, schemas
 from zotify_async_crud.errors import InvalidValue
 from zotify_async_crud.models import DownloadJob, Playlist, Track
+from zotify_async_crud.schemas import Claim, DownloadJobStatus, Settlement
 
 
 class Bad(NamedTuple):
@@ -48,6 +54,7 @@ def _cursor(position: str) -> str:
 
 def _built(**fields: object) -> schemas.DownloadJobCreate:
     """Return a job to create that pydantic has not looked at."""
+    fields = {"track_id": "t", **fields}
     return schemas.DownloadJobCreate.model_construct(**fields)  # type: ignore[arg-type]
 
 
@@ -66,6 +73,7 @@ NO_STATUS: Final = (
     True,
     "",
     "paused",
+    "canceled",
     "PENDING",
     " pending",
     "pending\0",
@@ -111,15 +119,186 @@ NO_CURSORS: Final = (
     _cursor("2031-02-03T04:05:06+00:00 key") + "=",
     _cursor("2031-02-03T04:05:06+00:00 key") + "\n",
 )
+NO_SIZE: Final = (*NO_LIMIT[:1], *NO_LIMIT[2:])
+NO_DURATION: Final = (
+    *(-1, -0.001, math.nan, math.inf, -math.inf, 10**400, 10**12, 315_360_000.1),
+    *(True, False, "60", "PT60S", b"60", [60], 1j, dt.time(1), EXPIRES_AT),
+    *(dt.timedelta(microseconds=-1), dt.timedelta.max, dt.timedelta.min, dt.timedelta(days=3_651)),
+)
+NO_LEASE: Final = (*NO_DURATION, None, 0, 0.0, -0.0, 1e-9, dt.timedelta(0))
+NO_PRIORITY: Final = (
+    None,
+    -32_769,
+    32_768,
+    10**30,
+    0.5,
+    1.0,
+    math.nan,
+    True,
+    False,
+    "5",
+    b"5",
+    [5],
+)
+NO_ATTEMPTS: Final = (None, 0, -1, 32_768, 10**30, 0.5, 1.0, math.nan, True, False, "5", b"5", [5])
+NO_TOKENS_OF_CLAIMS: Final = (None, -1, 2**31, 10**30, 0.5, 1.0, math.nan, True, "5", b"5", [5])
+NO_JOBS: Final[dict[str, tuple[object, ...]]] = {
+    "track_id": NO_IDS,
+    "priority": NO_PRIORITY,
+    "available_at": NO_MOMENT[1:],
+    "max_attempts": NO_ATTEMPTS,
+    "unique": (None, 0, 1, 5, "true", "yes", b"true", [True]),
+}
+"""Bad values of each field of a job to create."""
+NO_CLAIMS: Final[dict[str, tuple[object, ...]]] = {
+    "job_id": NO_IDS,
+    "attempt": NO_TOKENS_OF_CLAIMS,
+    "worker_id": NO_IDS,
+}
+"""Bad values of each field of a claim by which it is found."""
+NO_OBJECTS: Final = (None, "canary", 5, {"job_id": "canary"}, ("canary", 1, "w"), object())
+"""What is neither a job, nor a claim, nor a settlement."""
 NO_LISTS: Final = (None, 5, "canary", b"canary", {"a", "b"}, {"a": 1}, frozenset("a"), iter("ab"))
+
+
+def _bad_claims() -> Iterator[tuple[str, object]]:
+    """Yield what is no claim, and claims that cannot be, with the field that is wrong."""
+    yield from (("", value) for value in (*NO_OBJECTS, completed(new_claim())))
+    for name, values in NO_CLAIMS.items():
+        yield from ((f".{name}", new_claim(**{name: value})) for value in values)
+
+
+def _bad_settlements() -> Iterator[object]:
+    """Yield what is no settlement, and settlements that cannot be."""
+    yield from (*NO_OBJECTS, new_claim())
+    yield from (completed(claim) for _, claim in _bad_claims())  # type: ignore[arg-type]
+    outcomes: Any = (*NO_STATUS, None, *(set(DownloadJobStatus) - OUTCOMES))
+    yield from (Settlement(new_claim(), outcome) for outcome in outcomes)
+    yield from (failed(new_claim(), error) for error in NO_ERRORS)  # type: ignore[arg-type]
+    yield from (failed(new_claim(), retry_in=delay) for delay in NO_DURATION)  # type: ignore[arg-type]
+
+
+def _is_hashable(value: object) -> bool:
+    """Tell whether *value*, with all that is in it, can be the key of a mapping."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+_OTHER: Final = new_claim(job_id="other")
+OUTCOMES: Final = {DownloadJobStatus.COMPLETED, DownloadJobStatus.FAILED, DownloadJobStatus.PENDING}
+"""How an attempt can end."""
 
 BAD: Final[list[Bad]] = [
     *(
         Bad("create_download_job", "job", value)
         for value in (None, "t", {"track_id": "t"}, DownloadJob(track_id="t"), object())
     ),
-    *(Bad("create_download_job", "job", _built(track_id=value), "track_id") for value in NO_IDS),
-    Bad("create_download_job", "job", _built(), "track_id"),
+    Bad("create_download_job", "job", schemas.DownloadJobCreate.model_construct(), "track_id"),
+    *(
+        Bad("create_download_job", "job", _built(**{name: value}), name)
+        for name, values in NO_JOBS.items()
+        for value in values
+    ),
+    *(
+        Bad("create_download_job", "on_duplicate", value)
+        for value in (None, 5, True, "", "EXISTING", "ignore", b"existing", ["canary"], "skip")
+    ),
+    *(Bad("create_download_jobs", "jobs", value) for value in (*NO_LISTS, new_job())),
+    *(
+        Bad("create_download_jobs", "jobs", [*[new_job()] * 3, value, new_job()], "jobs[3]")
+        for value in (*NO_OBJECTS, "t", {"track_id": "t"}, DownloadJob(track_id="t"))
+    ),
+    *(
+        Bad(
+            "create_download_jobs",
+            "jobs",
+            [*[new_job()] * 3, _built(**{name: value}), new_job()],
+            f"jobs[3].{name}",
+        )
+        for name, values in NO_JOBS.items()
+        for value in values
+    ),
+    *(
+        Bad("create_download_jobs", "on_duplicate", value)
+        for value in (None, 5, True, "", "EXISTING", "ignore", b"existing", ["canary"])
+    ),
+    *(
+        Bad(coroutine, "worker_id", value)
+        for coroutine in ("claim_download_jobs", "exchange_download_jobs", "get_download_claims")
+        for value in NO_IDS
+    ),
+    *(Bad("claim_download_jobs", "limit", value) for value in NO_LIMIT),
+    *(Bad("exchange_download_jobs", "limit", value) for value in NO_SIZE),
+    *(
+        Bad(coroutine, "lease", value)
+        for coroutine in ("claim_download_jobs", "exchange_download_jobs", "renew_download_leases")
+        for value in NO_LEASE
+    ),
+    *(
+        Bad(coroutine, "claims", value)
+        for coroutine in ("renew_download_leases", "release_download_jobs")
+        for value in (*NO_LISTS, new_claim(), {new_claim()}, {new_claim(): 0.5})
+    ),
+    *(
+        Bad(coroutine, "claims", [*[new_claim()] * 3, value, new_claim()], "claims[3]")
+        for coroutine in ("renew_download_leases", "release_download_jobs")
+        for _, value in _bad_claims()
+    ),
+    *(
+        Bad(coroutine, "claim", value, f"claim{field}")
+        for coroutine in ("complete_download_job", "fail_download_job")
+        for field, value in _bad_claims()
+    ),
+    *(Bad("fail_download_job", "error", value) for value in (None, *NO_ERRORS)),
+    *(Bad("fail_download_job", "retry_in", value) for value in NO_DURATION),
+    *(
+        Bad("exchange_download_jobs", "settlements", value)
+        for value in (*NO_LISTS, completed(new_claim()), {completed(new_claim())})
+    ),
+    *(
+        Bad(
+            "exchange_download_jobs",
+            "settlements",
+            [*[completed(new_claim())] * 3, value, completed(new_claim())],
+            "settlements[3]",
+        )
+        for value in _bad_settlements()
+    ),
+    *(
+        Bad("report_download_progress", "progress", value)
+        for value in (None, 5, "canary", [new_claim()], {new_claim()}, [(new_claim(), 0.5)])
+    ),
+    *(
+        Bad("report_download_progress", "progress", {_OTHER: 0.5, value: 0.5}, "progress[1]")
+        for _, value in _bad_claims()
+        if _is_hashable(value)
+    ),
+    *(
+        Bad(
+            "report_download_progress",
+            "progress",
+            {_OTHER: 0.5, new_claim(): value},
+            "progress[1]",
+        )
+        for value in (None, *NO_PROGRESS)
+    ),
+    *(Bad("cancel_download_job", "job_id", value) for value in NO_STRINGS),
+    *(Bad("prune_download_jobs", "older_than", value) for value in (None, *NO_DURATION)),
+    *(
+        Bad("prune_download_jobs", "limit", value)
+        for value in (*NO_LIMIT[:3], 100_001, *NO_LIMIT[4:])
+    ),
+    *(
+        Bad("prune_download_jobs", "statuses", value)
+        for value in (
+            *(None, 5, "completed", b"completed", {"completed": 1}, iter(["completed"])),
+            *([status] for status in ("pending", "in_progress", None, *NO_STATUS)),
+            {DownloadJobStatus.COMPLETED, DownloadJobStatus.PENDING},
+        )
+    ),
     *(Bad("get_download_job", "job_id", value) for value in NO_STRINGS),
     *(Bad("get_playlist", "playlist_id", value) for value in NO_STRINGS),
     *(
@@ -188,8 +367,19 @@ def _leaves(value: object) -> list[object]:
         return [leaf for each in value.values() for leaf in _leaves(each)]
     if isinstance(value, list | set | frozenset | tuple):
         return [leaf for each in value for leaf in _leaves(each)]
-    if isinstance(value, schemas.DownloadJobCreate | DownloadJob):
+    if isinstance(value, schemas.DownloadJobCreate):
+        return _leaves({name: vars(value)[name] for name in value.model_fields_set})
+    if isinstance(value, DownloadJob):
         return _leaves({name: each for name, each in vars(value).items() if name[0] != "_"})
+    if isinstance(value, Claim | Settlement):
+        usual: Any = new_claim() if isinstance(value, Claim) else completed(new_claim())
+        fields = [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
+        return [
+            leaf
+            for name, each in fields
+            if each is not getattr(usual, name)
+            for leaf in _leaves(each)
+        ]
     return [value]
 
 
@@ -198,8 +388,13 @@ def _shown(value: object, message: str) -> list[object]:
     return [
         leaf
         for leaf in _leaves(value)
-        if repr(leaf) in message or (len(str(leaf)) > 1 and str(leaf) in message)
+        if leaf not in _LIMITS
+        and (repr(leaf) in message or (len(str(leaf)) > 1 and str(leaf) in message))
     ]
+
+
+_LIMITS: Final = (0, dt.timedelta(0))
+"""What a message may tell of: 'longer than 0 seconds'."""
 
 
 async def _problem(db: object, bad: Bad) -> str | None:
@@ -272,17 +467,19 @@ async def test_what_is_no_async_session_is_refused(coroutine: str) -> None:
     assert problems == {}
 
 
-@pytest.mark.parametrize("track_id", NO_IDS, ids=short)
-def test_a_job_to_create_refuses_a_bad_track_id_itself(track_id: Any) -> None:
+@pytest.mark.parametrize("name", NO_JOBS)
+def test_a_job_to_create_refuses_a_bad_value_itself(name: str) -> None:
     """A web handler that takes the schema answers 422 before it has a session."""
-    with pytest.raises(pydantic.ValidationError):
-        schemas.DownloadJobCreate(track_id=track_id)
+    for value in NO_JOBS[name]:
+        with pytest.raises(pydantic.ValidationError) as refused:
+            schemas.DownloadJobCreate.model_validate({"track_id": "t", name: value})
+        assert [problem["loc"] for problem in refused.value.errors()] == [(name,)]
 
 
 def test_a_job_to_create_refuses_what_it_does_not_know_and_stays_as_it_is() -> None:
     """A misspelt field must not be lost in silence."""
     with pytest.raises(pydantic.ValidationError):
-        schemas.DownloadJobCreate(track_id="t", priority=1)  # type: ignore[call-arg]
+        schemas.DownloadJobCreate(track_id="t", prioritiy=1)  # type: ignore[call-arg]
     job = schemas.DownloadJobCreate(track_id="t")
     with pytest.raises(pydantic.ValidationError):
         job.track_id = ""

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import uuid
-from typing import Final
+from typing import Any, Final
 
 import pytest
-from sqlalchemy import delete, text
+from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from tests.support.factories import (
     EPOCH,
+    EXPIRES_AT,
+    LEASE,
     Sessions,
+    add_claimed,
     add_job,
     add_jobs,
     all_rows,
+    claim_jobs,
+    claim_one,
+    create_job,
+    database_now,
+    expire_leases,
     new_job,
+    set_columns,
     short,
     stored_job,
+    stored_row,
 )
+from tests.support.faults import only_postgresql
 from zotify_async_crud import crud, models
-from zotify_async_crud.errors import DownloadJobNotFound
+from zotify_async_crud.errors import DownloadJobClaimed, DownloadJobExists, DownloadJobNotFound
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import DownloadJobStatus
 
@@ -29,6 +41,10 @@ PENDING: Final = DownloadJobStatus.PENDING
 IN_PROGRESS: Final = DownloadJobStatus.IN_PROGRESS
 COMPLETED: Final = DownloadJobStatus.COMPLETED
 FAILED: Final = DownloadJobStatus.FAILED
+CANCELLED: Final = DownloadJobStatus.CANCELLED
+FINISHED: Final = [COMPLETED, FAILED, CANCELLED]
+HOUR: Final = dt.timedelta(hours=1)
+MILLISECOND: Final = dt.timedelta(milliseconds=1)
 SAME_MOMENT: Final = dt.timedelta()
 
 
@@ -169,7 +185,7 @@ async def test_an_empty_queue_has_no_next_job(sessions: Sessions) -> None:
         assert await crud.get_next_pending_download_job(db) is None
 
 
-@pytest.mark.parametrize("status", [IN_PROGRESS, COMPLETED, FAILED])
+@pytest.mark.parametrize("status", [IN_PROGRESS, *FINISHED])
 async def test_a_job_that_is_not_pending_is_not_picked_up(
     sessions: Sessions, status: DownloadJobStatus
 ) -> None:
@@ -235,6 +251,37 @@ async def test_a_picked_job_shows_what_others_did_since_the_session_loaded_it(
     assert (picked.status, picked.error_message, picked.progress) == (PENDING, None, 0.0)
 
 
+async def test_jobs_are_picked_up_in_the_order_of_the_queue(sessions: Sessions) -> None:
+    """The same as that of claims: the highest priority, what has been due for longest, the id."""
+    first, second, delayed, later, high, low = await add_jobs(sessions, 6, apart=SAME_MOMENT)
+    await set_columns(sessions, delayed, available_at=EPOCH - HOUR)
+    await set_columns(sessions, later, available_at=EXPIRES_AT, priority=9)
+    await set_columns(sessions, high, priority=1, available_at=EPOCH + HOUR)
+    await set_columns(sessions, low, priority=-1, available_at=EPOCH - 2 * HOUR)
+
+    picked = []
+    async with sessions.begin() as db:
+        while job := await crud.get_next_pending_download_job(db):
+            picked.append(job.job_id)
+            await crud.update_download_job_status(db, job, IN_PROGRESS)
+
+    assert picked == [high, delayed, first, second, low]
+
+
+async def test_a_pickup_shows_every_column_of_the_job(sessions: Sessions) -> None:
+    """It reads the row, and so does whoever gets the object."""
+    job = await create_job(
+        sessions, "track", priority=3, available_at=EPOCH, max_attempts=2, unique=True
+    )
+
+    async with sessions.begin() as db:
+        picked = await crud.get_next_pending_download_job(db)
+
+    assert picked is not None
+    row = await stored_row(sessions, job.job_id)
+    assert {name: getattr(picked, name) for name in row} == row
+
+
 # update_download_job_status
 
 
@@ -276,7 +323,7 @@ async def test_progress_changes_only_when_it_is_given(
     assert (await stored_job(sessions, job.job_id)).progress == expected
 
 
-@pytest.mark.parametrize("status", ["pending", "in_progress", "completed", "failed"])
+@pytest.mark.parametrize("status", ["pending", "in_progress", "completed", "failed", "cancelled"])
 async def test_a_status_may_be_given_as_plain_text(sessions: Sessions, status: str) -> None:
     """A StrEnum's text is as good as its member, and comes back as the member."""
     job = await add_job(sessions)
@@ -376,6 +423,127 @@ async def test_an_update_is_undone_by_the_callers_rollback(sessions: Sessions) -
     assert await all_rows(sessions) == before
 
 
+@pytest.mark.parametrize("status", FINISHED)
+async def test_a_job_that_is_set_to_a_finished_status_tells_when_it_finished(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """By the database's clock; and no more when it is set back."""
+    job = await add_job(sessions)
+    async with sessions.begin() as db:
+        before = await database_now(db)
+        finished = (await crud.update_download_job_status(db, job, status)).finished_at
+        after = await database_now(db)
+        unfinished = (await crud.update_download_job_status(db, job, PENDING)).finished_at
+
+    assert finished is not None
+    assert before <= finished <= after + MILLISECOND
+    assert unfinished is None
+
+
+async def test_each_pickup_without_a_claim_is_an_attempt(sessions: Sessions) -> None:
+    """Its number goes on and its beginning is told; to report progress is not to begin again."""
+    job = await add_job(sessions)
+
+    seen = []
+    for status in (IN_PROGRESS, IN_PROGRESS, PENDING, IN_PROGRESS, FAILED):
+        async with sessions.begin() as db:
+            updated = await crud.update_download_job_status(db, job, status, progress=0.5)
+            seen.append((updated.attempt, updated.started_at))
+
+    assert [attempt for attempt, _ in seen] == [1, 1, 1, 2, 2]
+    first, second = seen[0][1], seen[3][1]
+    assert first is not None
+    assert second is not None
+    assert [moment for _, moment in seen] == [first, first, first, second, second]
+    assert first < second
+
+
+@pytest.mark.parametrize("status", list(DownloadJobStatus))
+async def test_a_job_that_a_worker_holds_by_a_claim_is_the_workers_alone(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """Nothing changes, the error names the job, and the caller's transaction goes on."""
+    claim = await add_claimed(sessions)
+    before = await all_rows(sessions)
+
+    async with sessions.begin() as db:
+        job = await db.get_one(DownloadJob, claim.job_id)
+        with pytest.raises(DownloadJobClaimed) as claimed:
+            await crud.update_download_job_status(db, job, status, "by force", 0.5)
+        assert await crud.get_download_job(db, claim.job_id) is job
+
+    assert claimed.value.job_id == claim.job_id
+    assert await all_rows(sessions) == before
+
+
+@pytest.mark.parametrize("status", list(DownloadJobStatus))
+async def test_a_job_whose_lease_is_over_can_be_overwritten_and_its_worker_is_fenced_off(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """Whatever it becomes, it is no longer the worker's; its number never goes down."""
+    claim = await add_claimed(sessions)
+    await expire_leases(sessions)
+
+    async with sessions.begin() as db:
+        job = await db.get_one(DownloadJob, claim.job_id)
+        await crud.update_download_job_status(db, job, status, "by force", 0.5)
+    after = await stored_row(sessions, claim.job_id)
+    async with sessions.begin() as db:
+        renewal = await crud.renew_download_leases(db, [claim], lease=LEASE)
+        assert renewal.lost == [claim]
+        assert await crud.release_download_jobs(db, [claim]) == [claim]
+
+    assert (after["status"], after["error_message"], after["progress"]) == (status, "by force", 0.5)
+    assert (after["worker_id"], after["lease_expires_at"], after["attempt"]) == (None, None, 1)
+    assert await stored_row(sessions, claim.job_id) == after
+
+
+async def test_a_job_that_is_set_back_may_be_claimed_with_the_next_number(
+    sessions: Sessions,
+) -> None:
+    """Pickups and claims count the same attempts."""
+    job = await add_job(sessions, status=IN_PROGRESS)
+    async with sessions.begin() as db:
+        await crud.update_download_job_status(db, job, PENDING)
+
+    assert (await claim_one(sessions)).attempt == 2
+
+
+@pytest.mark.parametrize("status", [PENDING, IN_PROGRESS])
+async def test_a_unique_job_cannot_come_back_beside_another_of_its_track(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """As long as that one is pending or in progress."""
+    before = await create_job(sessions, unique=True)
+    async with sessions.begin() as db:
+        await crud.update_download_job_status(db, before, FAILED)
+    rival = await create_job(sessions, unique=True)
+
+    async with sessions.begin() as db:
+        with pytest.raises(DownloadJobExists):
+            async with db.begin_nested():
+                await crud.update_download_job_status(db, before, status)
+        await crud.update_download_job_status(db, rival, COMPLETED)
+        again = await crud.update_download_job_status(db, before, status)
+
+    assert again.status is status
+
+
+@pytest.mark.parametrize("status", [PENDING, *FINISHED])
+async def test_a_status_that_is_set_ends_the_wish_that_the_job_be_cancelled(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """Or a job that is set back would be cancelled when it fails for the first time."""
+    job = await add_job(sessions, status=IN_PROGRESS)
+    async with sessions.begin() as db:
+        await crud.cancel_download_job(db, job.job_id)
+        going_on = await crud.update_download_job_status(db, job, IN_PROGRESS, progress=0.5)
+        assert going_on.cancel_requested is True
+        ended = await crud.update_download_job_status(db, job, status)
+
+    assert ended.cancel_requested is False
+
+
 # retry_failed_download_jobs
 
 
@@ -384,7 +552,7 @@ async def test_a_retry_gives_back_failed_jobs_and_only_them(sessions: Sessions) 
     failed = [await add_job(sessions, status=FAILED, error="gone", progress=0.5) for _ in range(3)]
     others = [
         await add_job(sessions, status=status, error="noted", progress=0.5)
-        for status in (PENDING, IN_PROGRESS, COMPLETED)
+        for status in (PENDING, IN_PROGRESS, COMPLETED, CANCELLED)
     ]
     before = {row[0]: row for row in (await all_rows(sessions))["download_jobs"]}
 
@@ -443,6 +611,312 @@ async def test_a_retry_is_undone_by_the_callers_rollback(sessions: Sessions) -> 
         await db.rollback()
 
     assert await all_rows(sessions) == before
+
+
+async def test_a_retry_never_lowers_the_number_of_an_attempt(sessions: Sessions) -> None:
+    """The job is due at once and may have one more attempt, whose number was never used."""
+    claim = await add_claimed(sessions, max_attempts=1, available_at=EPOCH + HOUR)
+    async with sessions.begin() as db:
+        await crud.fail_download_job(db, claim, "no route", retry_in=0)
+    before = await stored_row(sessions, claim.job_id)
+
+    async with sessions.begin() as db:
+        assert await crud.retry_failed_download_jobs(db) == 1
+
+    assert await stored_row(sessions, claim.job_id) == {
+        **before,
+        "status": PENDING,
+        "error_message": None,
+        "progress": 0.0,
+        "available_at": None,
+        "worker_id": None,
+        "finished_at": None,
+    }
+    again = await claim_one(sessions)
+    assert (again.attempt, again.max_attempts) == (2, 1)
+    async with sessions.begin() as db:
+        assert await crud.fail_download_job(db, again, "no route", retry_in=0) is FAILED
+
+
+async def _fail(sessions: Sessions, *jobs: DownloadJob) -> None:
+    for job in jobs:
+        async with sessions.begin() as db:
+            await crud.update_download_job_status(db, job, FAILED, "gone")
+
+
+@pytest.mark.parametrize("status", [PENDING, IN_PROGRESS])
+async def test_a_failed_unique_job_stays_failed_beside_another_of_its_track(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """Whether that one was created before or after; jobs that are not unique come back."""
+    failed = await create_job(sessions, unique=True)
+    await _fail(sessions, failed)
+    active = await create_job(sessions, unique=True)
+    plain, other = await create_job(sessions), await create_job(sessions, "other", unique=True)
+    await _fail(sessions, plain, other)
+    if status is IN_PROGRESS:
+        await claim_one(sessions)
+    before = [await stored_row(sessions, job.job_id) for job in (failed, active)]
+
+    async with sessions.begin() as db:
+        assert await crud.retry_failed_download_jobs(db) == 2
+
+    assert [await stored_row(sessions, job.job_id) for job in (failed, active)] == before
+    assert [(await stored_job(sessions, job.job_id)).status for job in (plain, other)] == [
+        PENDING,
+        PENDING,
+    ]
+
+
+async def test_of_failed_unique_jobs_of_a_track_the_newest_is_retried(sessions: Sessions) -> None:
+    """The others stay failed, also when it has been retried already."""
+    jobs = []
+    for track_id in "abcabca":
+        job = await create_job(sessions, track_id, unique=True)
+        await _fail(sessions, job)
+        jobs.append(job)
+
+    async with sessions.begin() as db:
+        assert await crud.retry_failed_download_jobs(db) == 3
+        assert await crud.retry_failed_download_jobs(db) == 0
+
+    assert [(await stored_job(sessions, job.job_id)).status for job in jobs] == [
+        *[FAILED] * 4,
+        *[PENDING] * 3,
+    ]
+
+
+async def test_a_job_that_another_of_its_track_outlived_does_not_bar_it(
+    sessions: Sessions,
+) -> None:
+    """Completed and cancelled jobs are nobody's rivals."""
+    failed = await create_job(sessions, unique=True)
+    await _fail(sessions, failed)
+    for status in (COMPLETED, CANCELLED):
+        rival = await create_job(sessions, unique=True)
+        async with sessions.begin() as db:
+            await crud.update_download_job_status(db, rival, status)
+
+    async with sessions.begin() as db:
+        assert await crud.retry_failed_download_jobs(db) == 1
+
+
+# cancel_download_job
+
+
+async def test_a_pending_job_is_cancelled_at_once(sessions: Sessions) -> None:
+    """It is finished, nobody can claim it, and what is returned shows what was written."""
+    job, other = await create_job(sessions), await create_job(sessions)
+    before = await stored_row(sessions, job.job_id)
+
+    async with sessions.begin() as db:
+        loaded = await db.get_one(DownloadJob, job.job_id)
+        cancelled = await crud.cancel_download_job(db, job.job_id)
+        now = await database_now(db)
+
+    assert cancelled is loaded
+    row = await stored_row(sessions, job.job_id)
+    assert {name: getattr(cancelled, name) for name in row} == row
+    finished_at = row["finished_at"]
+    expected = {"status": CANCELLED, "cancel_requested": True, "finished_at": finished_at}
+    assert row == {**before, **expected}
+    assert before["created_at"] <= finished_at <= now + MILLISECOND
+    assert [claim.job_id for claim in await claim_jobs(sessions)] == [other.job_id]
+
+
+@pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "picked up"])
+async def test_a_running_job_is_asked_to_stop(sessions: Sessions, *, claimed: bool) -> None:
+    """Nothing else of it changes, however often it is asked."""
+    if claimed:
+        job_id = (await add_claimed(sessions)).job_id
+    else:
+        job_id = (await add_job(sessions, status=IN_PROGRESS, progress=0.5)).job_id
+    before = await stored_row(sessions, job_id)
+
+    async with sessions.begin() as db:
+        first = await crud.cancel_download_job(db, job_id)
+        second = await crud.cancel_download_job(db, job_id)
+
+    assert first is second
+    assert (first.status, first.cancel_requested) == (IN_PROGRESS, True)
+    assert await stored_row(sessions, job_id) == {**before, "cancel_requested": True}
+
+
+@pytest.mark.parametrize("status", FINISHED)
+async def test_a_finished_job_is_not_cancelled(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """It stays as it is, and is returned so."""
+    job = await add_job(sessions, status=status, error="noted", progress=0.5)
+    before = await all_rows(sessions)
+
+    async with sessions.begin() as db:
+        assert (await crud.cancel_download_job(db, job.job_id)).status is status
+        assert (await crud.cancel_download_job(db, job.job_id)).cancel_requested is False
+
+    assert await all_rows(sessions) == before
+
+
+@pytest.mark.parametrize("job_id", ["unknown", "", "\0", "a\0b", "\ud800", "x" * 10_000], ids=short)
+async def test_cancelling_a_job_that_is_not_there_is_an_error_that_names_it(
+    sessions: Sessions, job_id: str
+) -> None:
+    """Any string is an id that might be, and the transaction goes on."""
+    job = await create_job(sessions)
+
+    async with sessions.begin() as db:
+        with pytest.raises(DownloadJobNotFound) as caught:
+            await crud.cancel_download_job(db, job_id)
+        await crud.cancel_download_job(db, job.job_id)
+
+    assert caught.value.job_id == job_id
+    assert (await stored_job(sessions, job.job_id)).status is CANCELLED
+
+
+async def test_a_cancelled_unique_job_makes_room_for_another(sessions: Sessions) -> None:
+    """Whoever cancels a download may want it again."""
+    cancelled = await create_job(sessions, unique=True)
+    async with sessions.begin() as db:
+        await crud.cancel_download_job(db, cancelled.job_id)
+
+    assert (await create_job(sessions, unique=True)).job_id != cancelled.job_id
+
+
+@pytest.mark.parametrize("status", [PENDING, IN_PROGRESS])
+async def test_a_cancellation_is_undone_by_the_callers_rollback(
+    sessions: Sessions, status: DownloadJobStatus
+) -> None:
+    """The caller owns the transaction."""
+    job = await add_job(sessions, status=status)
+    before = await all_rows(sessions)
+
+    async with sessions() as db:
+        await crud.cancel_download_job(db, job.job_id)
+        await db.rollback()
+
+    assert await all_rows(sessions) == before
+
+
+# prune_download_jobs
+
+
+async def _finished(sessions: Sessions, *hours_ago: float, **options: Any) -> list[str]:
+    """Commit a finished job for each of *hours_ago* and return their ids."""
+    jobs = await add_jobs(sessions, len(hours_ago), **{"status": COMPLETED, **options})
+    async with sessions.begin() as db:
+        now = await database_now(db)
+    for job_id, hours in zip(jobs, hours_ago, strict=True):
+        await set_columns(sessions, job_id, finished_at=now - hours * HOUR)
+    return jobs
+
+
+async def _left(sessions: Sessions) -> list[str]:
+    return [row[0] for row in (await all_rows(sessions))["download_jobs"]]
+
+
+@pytest.mark.parametrize("older_than", [2 * HOUR, 7_200, 7_200.0], ids=str)
+async def test_jobs_that_finished_long_ago_are_deleted(
+    sessions: Sessions, older_than: dt.timedelta | float
+) -> None:
+    """How many is told; by when they finished, and not by when they were created."""
+    jobs = await _finished(sessions, 5, 1.9, 2.1, 0, 3)
+
+    async with sessions.begin() as db:
+        assert await crud.prune_download_jobs(db, older_than=older_than, limit=100) == 3
+        assert await crud.prune_download_jobs(db, older_than=older_than, limit=100) == 0
+
+    assert await _left(sessions) == [jobs[1], jobs[3]]
+
+
+async def test_a_job_may_be_deleted_as_soon_as_it_is_finished(sessions: Sessions) -> None:
+    """Without an age, whatever finished before this moment is old enough."""
+    claim = await add_claimed(sessions)
+    async with sessions.begin() as db:
+        await crud.complete_download_job(db, claim)
+    async with sessions.begin() as db:
+        assert await crud.prune_download_jobs(db, older_than=0, limit=1) == 1
+
+    assert await _left(sessions) == []
+
+
+async def test_no_more_jobs_are_deleted_than_asked_for(sessions: Sessions) -> None:
+    """Those that finished first go first, so that no transaction gets long."""
+    jobs = await _finished(sessions, 3, 6, 4, 5, 7)
+
+    counts = []
+    left = []
+    for _ in range(4):
+        async with sessions.begin() as db:
+            counts.append(await crud.prune_download_jobs(db, older_than=HOUR, limit=2))
+        left.append(await _left(sessions))
+
+    assert counts == [2, 2, 1, 0]
+    assert left == [[jobs[0], jobs[2], jobs[3]], [jobs[0]], [], []]
+
+
+async def test_failed_jobs_are_kept_and_unfinished_ones_always(sessions: Sessions) -> None:
+    """Completed and cancelled ones are deleted, unless it is said otherwise."""
+    jobs = {
+        status: await _finished(sessions, 5, status=status, prefix=status.value)
+        for status in FINISHED
+    }
+    jobs |= {
+        status: await add_jobs(sessions, 1, status=status, prefix=status.value)
+        for status in (PENDING, IN_PROGRESS)
+    }
+
+    async with sessions.begin() as db:
+        assert await crud.prune_download_jobs(db, older_than=HOUR, limit=100) == 2
+
+    assert await _left(sessions) == sorted([*jobs[FAILED], *jobs[PENDING], *jobs[IN_PROGRESS]])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
+@pytest.mark.parametrize("statuses", [[], [FAILED], ["failed", "completed"], FINISHED], ids=str)
+async def test_the_statuses_of_the_jobs_to_delete_can_be_chosen(
+    sessions: Sessions, statuses: list[DownloadJobStatus], kind: Any
+) -> None:
+    """As members or as text, in any collection; of none, nothing is deleted."""
+    for status in FINISHED:
+        await _finished(sessions, 5, status=status, prefix=status.value)
+
+    async with sessions.begin() as db:
+        deleted = await crud.prune_download_jobs(
+            db, older_than=HOUR, limit=100, statuses=kind(statuses)
+        )
+
+    assert deleted == len(statuses)
+    assert await _left(sessions) == sorted(
+        f"{status}-00000" for status in FINISHED if status not in statuses
+    )
+
+
+async def test_pruning_is_undone_by_the_callers_rollback(sessions: Sessions) -> None:
+    """The caller owns the transaction."""
+    await _finished(sessions, 5, 6)
+    before = await all_rows(sessions)
+
+    async with sessions() as db:
+        assert await crud.prune_download_jobs(db, older_than=HOUR, limit=100) == 2
+        await db.rollback()
+
+    assert await all_rows(sessions) == before
+
+
+@only_postgresql
+async def test_jobs_that_another_transaction_holds_are_not_waited_for(
+    sessions: Sessions,
+) -> None:
+    """They are pruned another time, and others come instead."""
+    jobs = await _finished(sessions, 8, 7, 6)
+    hold = select(DownloadJob).where(DownloadJob.job_id == jobs[0]).with_for_update()
+    async with asyncio.timeout(20), sessions.begin() as other:
+        await other.execute(hold)
+
+        async with sessions.begin() as db:
+            assert await crud.prune_download_jobs(db, older_than=HOUR, limit=1) == 1
+
+    assert await _left(sessions) == [jobs[0], jobs[2]]
 
 
 # get_all_download_jobs

@@ -97,6 +97,32 @@ REFUSED = [
     "UPDATE download_jobs SET track_id = ''",
     "UPDATE download_jobs SET track_id = NULL",
     f"UPDATE download_jobs SET track_id = '{LONG}'",
+    "UPDATE download_jobs SET priority = NULL",
+    "UPDATE download_jobs SET priority = 32768",
+    "UPDATE download_jobs SET priority = -32769",
+    f"UPDATE download_jobs SET worker_id = '{LONG}'",
+    "UPDATE download_jobs SET attempt = -1",
+    "UPDATE download_jobs SET attempt = NULL",
+    "UPDATE download_jobs SET max_attempts = 0",
+    "UPDATE download_jobs SET max_attempts = NULL",
+    "UPDATE download_jobs SET is_unique = NULL",
+    "UPDATE download_jobs SET cancel_requested = NULL",
+    "UPDATE download_jobs SET worker_id = 'w', lease_expires_at = created_at",
+    "UPDATE download_jobs SET status = 'in_progress', lease_expires_at = created_at",
+    *(
+        f"UPDATE download_jobs SET status = '{status}', worker_id = 'w',"
+        " lease_expires_at = created_at"
+        for status in ("pending", "completed", "failed", "cancelled")
+    ),
+    *(
+        "INSERT INTO download_jobs (job_id, track_id, is_unique, status)"
+        f" VALUES ('j', 't', true, '{first}'), ('k', 't', true, '{second}')"
+        for first in ("pending", "in_progress")
+        for second in ("pending", "in_progress")
+    ),
+    "INSERT INTO download_queue (id) VALUES (2)",
+    "INSERT INTO download_queue (id) VALUES (1), (1)",
+    "INSERT INTO download_queue (paused) VALUES (NULL)",
     "INSERT INTO download_jobs (job_id) VALUES ('j')",
     "INSERT INTO download_jobs (job_id, track_id) SELECT job_id, track_id FROM download_jobs",
     "INSERT INTO tracks (id) VALUES ('')",
@@ -176,6 +202,16 @@ async def test_the_edges_of_every_range_are_inside(sessions: Sessions) -> None:
             f"UPDATE download_jobs SET track_id = '{'ä' * 255}'",
             "UPDATE download_jobs SET track_id = 'x'",
             f"UPDATE download_jobs SET job_id = '{'x' * 36}'",
+            "UPDATE download_jobs SET priority = -32768",
+            "UPDATE download_jobs SET priority = 32767",
+            "UPDATE download_jobs SET attempt = 2147483647, max_attempts = 2147483647",
+            ("UPDATE download_jobs SET status = 'in_progress', worker_id = 'w',"
+            " lease_expires_at = created_at"),
+            ("INSERT INTO download_jobs (job_id, track_id, is_unique, status)"
+            " VALUES ('a', 't', true, 'pending'), ('b', 't', true, 'failed'),"
+            " ('c', 't', true, 'failed'), ('d', 't', false, 'pending'),"
+            " ('e', 't', false, 'pending'), ('f', 'u', true, 'in_progress')"),
+            "INSERT INTO download_queue DEFAULT VALUES",
             f"INSERT INTO tracks (id) VALUES ('x'), ('{'💾' * 255}')",
             f"INSERT INTO playlists (id, name) VALUES ('x', ''), ('{'💾' * 255}', '')",
             f"INSERT INTO playlist_tracks VALUES ('x', {2**40}, 'x')",
@@ -278,12 +314,21 @@ def _described(connection: Connection) -> dict[str, Any]:
             ),
             there.get_pk_constraint(table)["constrained_columns"],
             sorted(str(key["referred_table"]) for key in there.get_foreign_keys(table)),
-            sorted(
-                (str(index["name"]), index["column_names"]) for index in there.get_indexes(table)
-            ),
+            _indexes(connection, table),
         )
         for table in there.get_table_names()
     }
+
+
+def _indexes(connection: Connection, table: str) -> list[str]:
+    """Return the statements that would create the indexes; not all can be described otherwise."""
+    where = {
+        "sqlite": "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND type = 'index'"
+        " AND tbl_name = :name",
+        "postgresql": "SELECT indexdef FROM pg_indexes WHERE tablename = :name",
+    }
+    found = connection.execute(text(where[connection.dialect.name]), {"name": table})
+    return sorted(found.scalars())
 
 
 async def _schema(engine: AsyncEngine) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import assert_type
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from zotify_async_crud import crud, database, errors, models, schemas
+from zotify_async_crud import crud, database, errors, events, models, schemas
 
 
 def set_up() -> async_sessionmaker[AsyncSession]:
@@ -52,6 +52,77 @@ async def use_the_queue(db: AsyncSession) -> None:
     assert_type(schemas.DownloadJob.model_validate(job).status, schemas.DownloadJobStatus)
 
 
+async def manage_the_queue(db: AsyncSession) -> None:
+    """The coroutines of the download queue beside the twelve."""
+    new = schemas.DownloadJobCreate(
+        track_id="t",
+        priority=1,
+        available_at=dt.datetime.now(dt.UTC),
+        max_attempts=3,
+        unique=True,
+    )
+    job = await crud.create_download_job(db, new, on_duplicate="error")
+    assert_type((job.priority, job.attempt, job.max_attempts), tuple[int, int, int])
+    assert_type((job.is_unique, job.cancel_requested), tuple[bool, bool])
+    assert_type(job.available_at, dt.datetime | None)
+    assert_type((job.worker_id, job.lease_expires_at), tuple[str | None, dt.datetime | None])
+    assert_type((job.started_at, job.finished_at), tuple[dt.datetime | None, dt.datetime | None])
+    assert_type(await crud.create_download_jobs(db, [new]), list[str])
+    assert_type(await crud.create_download_jobs(db, (new,), on_duplicate="skip"), list[str])
+    skip = schemas.OnDuplicate.SKIP
+    assert_type(await crud.create_download_jobs(db, [new], on_duplicate=skip), list[str])
+    assert_type(await crud.cancel_download_job(db, job.job_id), models.DownloadJob)
+    age = dt.timedelta(days=30)
+    finished = [schemas.DownloadJobStatus.FAILED]
+    assert_type(await crud.prune_download_jobs(db, older_than=age, limit=1_000), int)
+    assert_type(await crud.prune_download_jobs(db, older_than=0.5, limit=1, statuses=finished), int)
+    assert_type(await crud.pause_download_queue(db), None)
+    assert_type(await crud.resume_download_queue(db), None)
+    stats = await crud.get_download_queue_stats(db)
+    assert_type(stats, schemas.DownloadQueueStats)
+    assert_type(stats.oldest_pending_age, dt.timedelta | None)
+    assert_type(stats.rate, float)
+    assert_type(await crud.get_time_until_next_download_job(db), dt.timedelta | None)
+
+
+async def use_claims(db: AsyncSession) -> None:
+    """The coroutines of a worker."""
+    lease = dt.timedelta(minutes=5)
+    claims = await crud.claim_download_jobs(db, worker_id="w", limit=10, lease=lease)
+    assert_type(claims, list[schemas.Claim])
+    assert_type(await crud.claim_download_jobs(db, worker_id="w", lease=60), list[schemas.Claim])
+    assert_type(await crud.get_download_claims(db, worker_id="w"), list[schemas.Claim])
+    renewal = await crud.renew_download_leases(db, claims, lease=0.5)
+    assert_type(renewal, schemas.Renewal)
+    assert_type(renewal.renewed, list[schemas.Claim])
+    assert_type(renewal.cancel_requested, list[schemas.Claim])
+    lost = await crud.report_download_progress(db, dict.fromkeys(claims, 0.5))
+    assert_type(lost, list[schemas.Claim])
+    for claim in claims:
+        assert_type(await crud.complete_download_job(db, claim), None)
+        became = await crud.fail_download_job(db, claim, "no route", retry_in=60)
+        assert_type(became, schemas.DownloadJobStatus)
+    assert_type(await crud.release_download_jobs(db, tuple(claims)), list[schemas.Claim])
+    completed = schemas.DownloadJobStatus.COMPLETED
+    settlements = [schemas.Settlement(claim, completed) for claim in claims]
+    exchange = await crud.exchange_download_jobs(
+        db, settlements, worker_id="w", limit=0, lease=lease
+    )
+    assert_type(exchange, schemas.Exchange)
+    assert_type((exchange.claims, exchange.lost), tuple[list[schemas.Claim], list[schemas.Claim]])
+    rescue = await crud.rescue_expired_download_jobs(db)
+    assert_type(rescue, schemas.Rescue)
+    assert_type((rescue.retried, rescue.failed, rescue.cancelled), tuple[int, int, int])
+
+
+async def be_woken(engine: AsyncEngine) -> None:
+    """Wake-ups."""
+    async with events.notifying(engine):
+        assert_type(await events.notify(engine), None)
+    with events.watching(engine.sync_engine, lambda: None):
+        assert_type(await events.watch_others(engine, lambda: None, interval=1), None)
+
+
 async def use_playlists(db: AsyncSession) -> None:
     """The coroutines of tracks and playlists."""
     track = await crud.get_or_create_track(db, "t", track_name="A track")
@@ -86,8 +157,10 @@ async def handle_errors(sessions: async_sessionmaker[AsyncSession]) -> bool:
     except errors.InvalidValue as error:
         assert_type(error.field, str)
         assert_type(error.reason, str)
-    except errors.DownloadJobNotFound as error:
+    except (errors.DownloadJobNotFound, errors.DownloadJobClaimed) as error:
         assert_type(error.job_id, str)
+    except errors.LeaseLost as error:
+        assert_type((error.job_id, error.attempt), tuple[str, int])
     except errors.DatabaseError as error:
         assert_type(error.code, str | None)
         return error.retry_safe

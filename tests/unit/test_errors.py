@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from typing import Final
 
 import pytest
@@ -35,6 +37,21 @@ ERRORS: Final[list[tuple[ZotifyCrudError, str, dict[str, object]]]] = [
         {},
     ),
     (errors.DownloadJobNotFound("j"), "there is no download job j", {"job_id": "j"}),
+    (
+        errors.DownloadJobExists(),
+        "the track has a unique download job that is pending or in progress",
+        {},
+    ),
+    (
+        errors.DownloadJobClaimed("j"),
+        "a worker holds download job j at the moment",
+        {"job_id": "j"},
+    ),
+    (
+        errors.LeaseLost("j", 3),
+        "attempt 3 at download job j lost its lease",
+        {"job_id": "j", "attempt": 3},
+    ),
     (
         errors.DatabaseError("Broken", "XX000"),
         "the database failed: Broken [XX000]",
@@ -96,3 +113,13 @@ def test_an_error_carries_its_facts_and_builds_its_message(
     """Nobody should have to parse a message."""
     assert str(error) == message
     assert vars(error) == facts
+
+
+@pytest.mark.parametrize(("error", "message", "facts"), ERRORS)
+def test_an_error_can_be_sent_to_another_process(
+    error: ZotifyCrudError, message: str, facts: dict[str, object]
+) -> None:
+    """A pool of processes pickles what a task raises, and a copy is as good."""
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own
+        assert type(again) is type(error)
+        assert (str(again), vars(again), again.args) == (message, facts, error.args)

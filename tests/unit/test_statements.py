@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import Dialect
@@ -12,10 +12,18 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.dialects.sqlite import aiosqlite
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql import Executable
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.compiler import ExpandedState
 
+from tests.support.factories import completed, failed, new_claim, new_job
 from zotify_async_crud._dialects import Database, database_for
-from zotify_async_crud._statements import download_jobs, playlists, spotify_tokens
+from zotify_async_crud._statements import claims as claims_sql
+from zotify_async_crud._statements import (
+    download_jobs,
+    download_queue,
+    playlists,
+    spotify_tokens,
+)
+from zotify_async_crud._statements._given import Query
 from zotify_async_crud.models import Base
 from zotify_async_crud.schemas import DownloadJobStatus
 
@@ -25,21 +33,20 @@ BOTH: Final = [pytest.param(POSTGRESQL, id="postgresql"), pytest.param(SQLITE, i
 MOMENT: Final = dt.datetime(2024, 5, 6, tzinfo=dt.UTC)
 
 
-def _compiled(statement: Executable, dialect: Dialect) -> SQLCompiler:
-    compiled = statement.compile(  # type: ignore[attr-defined]
-        dialect=dialect, compile_kwargs={"render_postcompile": True}
-    )
-    assert isinstance(compiled, SQLCompiler)
-    return compiled
+def _expanded(query: Executable | Query, dialect: Dialect) -> ExpandedState:
+    statement, parameters = query if isinstance(query, Query) else (query, {})
+    compiled: Any = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+    state: ExpandedState = compiled.construct_expanded_state(parameters)
+    return state
 
 
-def _sql(statement: Executable, dialect: Dialect) -> str:
-    """Return the text of *statement*, on one line."""
-    return re.sub(r"\s+", " ", str(_compiled(statement, dialect)))
+def _sql(query: Executable | Query, dialect: Dialect) -> str:
+    """Return the text of *query*, on one line."""
+    return re.sub(r"\s+", " ", _expanded(query, dialect).statement)
 
 
-def _parameters(statement: Executable, dialect: Dialect) -> list[object]:
-    return list(_compiled(statement, dialect).params.values())
+def _parameters(query: Executable | Query, dialect: Dialect) -> list[object]:
+    return list(_expanded(query, dialect).parameters.values())
 
 
 @pytest.fixture(params=BOTH)
@@ -55,16 +62,122 @@ def db(dialect: Dialect) -> Database:
     return database_for(dialect)
 
 
+LEASE: Final = dt.timedelta(seconds=90)
+
+
+def _queue_statements(db: Database, count: int = 2) -> dict[str, Query]:
+    """Return every statement of the queue, those of lists with *count* values that differ."""
+    claims = [
+        new_claim(job_id=f"job-{number}", attempt=number, worker_id=f"w{number}")
+        for number in range(count)
+    ]
+    settlements = [
+        failed(claim, f"error {claim.attempt}", claim.attempt * LEASE)
+        if claim.attempt
+        else completed(claim)
+        for claim in claims
+    ]
+    jobs = {
+        claim.job_id: new_job(
+            claim.job_id,
+            priority=claim.attempt % 2,
+            max_attempts=1 + claim.attempt % 2,
+            available_at=MOMENT + claim.attempt * LEASE,
+            unique=claim.attempt % 2 == 0,
+        )
+        for claim in claims
+    }
+    tracks = [job.track_id for job in jobs.values()]
+    alone: dict[str, Executable] = {
+        "get_next_pending_download_job": download_jobs.get_next_pending_download_job(db),
+        "retry_failed_download_jobs": download_jobs.retry_failed_download_jobs(),
+        "cancel_download_job": download_jobs.cancel_download_job("j"),
+        "update_download_job_status": download_jobs.update_download_job_status(
+            "j", DownloadJobStatus.IN_PROGRESS, None, None
+        ),
+        "prune_download_jobs": download_jobs.prune_download_jobs(
+            db, {DownloadJobStatus.COMPLETED}, LEASE, 10
+        ),
+        "get_download_claims": claims_sql.get_download_claims("w"),
+        "rescue_expired_download_jobs": claims_sql.rescue_expired_download_jobs(db, 1_000),
+        "get_download_queue_stats": download_queue.get_download_queue_stats(),
+        "next_due": download_queue.next_due(),
+    }
+    return {
+        "claim_download_jobs": claims_sql.claim_download_jobs(db, "w", 3, LEASE),
+        "settle_download_jobs": claims_sql.settle_download_jobs(db, settlements),
+        "renew_download_leases": claims_sql.renew_download_leases(db, claims, LEASE),
+        "report_download_progress": claims_sql.report_download_progress(
+            db, {claim: claim.attempt / count for claim in claims}
+        ),
+        "holding": claims_sql.holding(db, claims),
+        "finished_by": claims_sql.finished_by(db, claims),
+        "create_download_jobs": download_jobs.create_download_jobs(db, jobs, skip_duplicates=False),
+        "create_download_jobs, past duplicates": download_jobs.create_download_jobs(
+            db, jobs, skip_duplicates=True
+        ),
+        "active_unique_jobs": download_jobs.active_unique_jobs(db, tracks),
+        **{name: Query(statement, {}) for name, statement in alone.items()},
+        **(
+            {
+                "exchange_download_jobs": claims_sql.exchange_download_jobs(
+                    db, settlements, "w", 3, LEASE
+                )
+            }
+            if db.writes_together
+            else {}
+        ),
+    }
+
+
+LISTS: Final = [
+    "settle_download_jobs",
+    "renew_download_leases",
+    "report_download_progress",
+    "holding",
+    "finished_by",
+    "create_download_jobs",
+    "create_download_jobs, past duplicates",
+    "active_unique_jobs",
+]
+"""What is about a list of any length."""
+
+
 def test_postgresql_picks_up_with_a_row_lock_that_skips_those_of_others() -> None:
     """In the order of the partial index, with nothing that a generic plan could not see."""
     pickup = download_jobs.get_next_pending_download_job(database_for(POSTGRESQL))
 
     assert _sql(pickup, POSTGRESQL).endswith(
-        "FROM download_jobs WHERE download_jobs.status = 'pending'"
-        " ORDER BY download_jobs.created_at, download_jobs.job_id"
-        " LIMIT 1 FOR UPDATE SKIP LOCKED"
+        "FROM download_jobs AS candidate"
+        " WHERE candidate.status = 'pending' AND candidate.priority = priorities.priority"
+        " AND coalesce(candidate.available_at, candidate.created_at) <= statement_timestamp()"
+        " ORDER BY coalesce(candidate.available_at, candidate.created_at), candidate.job_id"
+        " LIMIT 1000 FOR UPDATE SKIP LOCKED) AS due ON true"
+        " WHERE NOT (EXISTS (SELECT download_queue.id FROM download_queue"
+        " WHERE download_queue.paused)) LIMIT 1"
     )
     assert _parameters(pickup, POSTGRESQL) == []
+
+
+def test_postgresql_claims_through_an_array_and_never_through_in() -> None:
+    """A subquery of IN may be run for each row, and then locks and claims others each time."""
+    db = database_for(POSTGRESQL)
+    for name, query in _queue_statements(db).items():
+        text = _sql(query, POSTGRESQL)
+        locks = text.count("FOR UPDATE")
+        assert locks == text.count("SKIP LOCKED"), name
+        if locks and not text.startswith("WITH RECURSIVE"):  # a pickup only reads
+            assert "download_jobs.job_id = ANY (array((" in text, name
+        assert re.search(r" IN \((WITH|SELECT)[^)]*candidate", text) is None, name
+
+
+@pytest.mark.parametrize("name", ["claim_download_jobs", "exchange_download_jobs"])
+def test_how_many_jobs_are_claimed_is_the_only_bound_limit(name: str) -> None:
+    """A plan for all values could not know that an inner one is small, and would sort the queue."""
+    text = _sql(_queue_statements(database_for(POSTGRESQL))[name], POSTGRESQL)
+
+    inner, outer = re.findall(r"LIMIT (\S)", text)
+    assert (inner, outer) == ("1", "$")
 
 
 def test_sqlite_picks_up_with_a_write_that_changes_nothing() -> None:
@@ -72,11 +185,98 @@ def test_sqlite_picks_up_with_a_write_that_changes_nothing() -> None:
     pickup = _sql(download_jobs.get_next_pending_download_job(database_for(SQLITE)), SQLITE)
 
     assert pickup.startswith(
-        "UPDATE download_jobs SET track_id=download_jobs.track_id"
-        " WHERE download_jobs.job_id = (SELECT download_jobs.job_id"
+        "UPDATE download_jobs SET error_message=download_jobs.error_message"
+        " WHERE download_jobs.job_id = (SELECT candidate.job_id"
     )
-    assert "WHERE download_jobs.status = 'pending' ORDER BY" in pickup
+    assert (
+        "ORDER BY candidate.priority DESC,"
+        " coalesce(candidate.available_at, candidate.created_at), candidate.job_id LIMIT"
+    ) in pickup
     assert "RETURNING job_id, track_id, status, progress, created_at, error_message" in pickup
+
+
+def test_every_write_begins_with_its_verb_on_sqlite() -> None:
+    """Before WITH the driver begins no transaction, and a rollback would undo nothing."""
+    db = database_for(SQLITE)
+    verbs = {
+        name: _sql(query, SQLITE).split()[0]
+        for name, query in _queue_statements(db).items()
+        if re.search("UPDATE|INSERT|DELETE", _sql(query, SQLITE))
+    }
+
+    assert len(verbs) == 12
+    assert set(verbs.values()) == {"UPDATE", "INSERT", "DELETE"}
+
+
+@pytest.mark.parametrize("name", _queue_statements(database_for(POSTGRESQL)))
+def test_no_status_that_an_index_knows_is_bound(dialect: Dialect, db: Database, name: str) -> None:
+    """A parameter in its place would hide from the planner that the partial index fits."""
+    query = _queue_statements(db).get(name)
+    if query is None:  # SQLite has no exchange in one statement
+        return
+    bound = re.findall(r"status (?:=|!=|IN) \(?[$?]", _sql(query, dialect))
+
+    # what is finished is found by when it finished
+    assert bool(bound) is (name in {"get_download_queue_stats", "prune_download_jobs"})
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_the_queue_needs_no_more_parameters_the_longer_it_is(
+    dialect: Dialect, db: Database, name: str
+) -> None:
+    """And the same text, however many values there are."""
+    short, long = (_queue_statements(db, count)[name] for count in (2, 1_000))
+
+    assert _sql(short, dialect) == _sql(long, dialect)
+    assert short.parameters.keys() == long.parameters.keys()
+    assert len(_parameters(long, dialect)) == len(_parameters(short, dialect)) <= 17
+
+
+def test_what_is_the_same_for_all_of_a_list_is_sent_once_to_postgresql() -> None:
+    """A worker settles hundreds of jobs under one name and with one outcome."""
+    db = database_for(POSTGRESQL)
+    claims = [new_claim(job_id=f"job-{number}") for number in range(100)]
+    query = claims_sql.settle_download_jobs(db, [completed(claim) for claim in claims])
+
+    assert query.parameters == {
+        "given_job_id": [f"job-{number}" for number in range(100)],
+        "given_attempt": 1,
+        "given_worker_id": "w",
+        "given_outcome": "completed",
+        "given_error": None,
+        "given_retry_in": None,
+    }
+
+
+@pytest.mark.parametrize("name", _queue_statements(database_for(POSTGRESQL)))
+def test_no_moment_comes_from_this_machine(dialect: Dialect, db: Database, name: str) -> None:
+    """The database's own clock judges what is due and whose lease is over."""
+    query = _queue_statements(db).get(name)
+    if query is None or name.startswith("create_download_jobs"):
+        return
+
+    assert "datetime" not in repr(_parameters(query, dialect))
+    assert "2024" not in repr(_parameters(query, dialect))
+
+
+def test_a_duplicate_is_passed_over_by_the_index_of_unique_jobs(
+    dialect: Dialect, db: Database
+) -> None:
+    """In the words of the index, so that the database finds it."""
+    text = _sql(_queue_statements(db)["create_download_jobs, past duplicates"], dialect)
+
+    assert (
+        "ON CONFLICT (track_id) WHERE is_unique AND status IN ('pending', 'in_progress')"
+        " DO NOTHING RETURNING"
+    ) in text
+
+
+def test_a_retry_looks_for_rivals_by_their_indexes(dialect: Dialect) -> None:
+    """The queue may be long, the failed jobs few."""
+    retry = _sql(download_jobs.retry_failed_download_jobs(), dialect)
+
+    assert "WHERE download_jobs.status = 'failed' AND (" in retry
+    assert "AND is_unique AND status IN ('pending', 'in_progress')" in retry
 
 
 @pytest.mark.parametrize("status", list(DownloadJobStatus))
@@ -97,15 +297,6 @@ def test_one_statement_text_serves_every_status_in_the_cache() -> None:
 
     assert keys[0] is not None
     assert [key.key for key in keys if key is not None] == [keys[0].key] * len(DownloadJobStatus)
-
-
-def test_a_retry_looks_for_failed_jobs_by_a_literal(dialect: Dialect) -> None:
-    """The queue may be long, the failed jobs few."""
-    retry = download_jobs.retry_failed_download_jobs()
-
-    assert "WHERE download_jobs.status = 'failed' RETURNING job_id" in _sql(retry, dialect).replace(
-        "download_jobs.job_id", "job_id"
-    )
 
 
 def test_a_page_begins_after_a_key_and_never_after_a_count(dialect: Dialect) -> None:
@@ -205,7 +396,12 @@ def test_ids_do_not_sort_by_the_locale_of_a_server() -> None:
     tables = [
         str(CreateTable(each).compile(dialect=POSTGRESQL)) for each in Base.metadata.sorted_tables
     ]
-    columns = [line for table in tables for line in table.splitlines() if "id VARCHAR" in line]
+    columns = [
+        line
+        for table in tables
+        for line in table.splitlines()
+        if "id VARCHAR" in line and "worker_id" not in line  # by which nothing is ordered
+    ]
 
     assert len(columns) == 6
     assert [line for line in columns if 'COLLATE "C"' not in line] == []

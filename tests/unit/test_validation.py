@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.factories import new_job
 from zotify_async_crud import _validation as check
 from zotify_async_crud import schemas
 from zotify_async_crud.errors import InvalidValue
@@ -130,6 +131,91 @@ def test_a_string_that_no_row_can_have_is_not_findable(value: str) -> None:
     """A question about it has an answer without SQL."""
     assert not check.findable(value, "job_id")
     assert check.findable("j", "job_id")
+
+
+LONGEST: Final = dt.timedelta(days=3_650)
+
+
+@given(seconds=st.integers(0, 315_360_000) | st.floats(0, 315_360_000))
+def test_every_number_of_seconds_up_to_ten_years_is_a_duration(seconds: float) -> None:
+    """And comes back as the timedelta that it is, to the microsecond."""
+    duration = check.validated("retry_in", check.DURATION, seconds)
+
+    assert duration == dt.timedelta(seconds=seconds)
+    assert check.validated("retry_in", check.DURATION, duration) is duration
+
+
+@given(seconds=st.integers() | st.floats())
+def test_no_other_number_is_a_duration(seconds: float) -> None:
+    """NaN and the infinities are numbers to Python, and no time that anything takes."""
+    try:
+        valid = dt.timedelta(0) <= dt.timedelta(seconds=seconds) <= LONGEST
+    except (OverflowError, ValueError):
+        valid = False
+    if valid:
+        assert check.validated("retry_in", check.DURATION, seconds) >= dt.timedelta(0)
+        return
+    with pytest.raises(InvalidValue, match=r"^retry_in: "):
+        check.validated("retry_in", check.DURATION, seconds)
+
+
+@given(duration=st.timedeltas())
+def test_a_timedelta_from_none_to_ten_years_is_a_duration(duration: dt.timedelta) -> None:
+    """Others are not."""
+    if dt.timedelta(0) <= duration <= LONGEST:
+        assert check.validated("older_than", check.DURATION, duration) is duration
+        return
+    with pytest.raises(InvalidValue, match=r"^older_than: "):
+        check.validated("older_than", check.DURATION, duration)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("60", "Input should be a timedelta or seconds"),
+        (True, "Input should be a timedelta or seconds"),
+        (None, "Input should be a timedelta or seconds"),
+        (float("nan"), "Input should be a finite number of seconds"),
+        (float("inf"), "Input should be a finite number of seconds"),
+        (10**400, "Input should be a finite number of seconds"),
+        (0, "Input should be longer than 0 seconds"),
+        (dt.timedelta(0), "Input should be longer than 0 seconds"),
+        (1e-9, "Input should be longer than 0 seconds"),
+    ],
+)
+def test_a_lease_that_cannot_be_is_told_in_words(value: object, reason: str) -> None:
+    """And without the value."""
+    with pytest.raises(InvalidValue) as caught:
+        check.validated("lease", check.LEASE, value)
+
+    assert (caught.value.field, caught.value.reason) == ("lease", reason)
+
+
+@pytest.mark.parametrize("value", [dt.timedelta(microseconds=1), 1e-6, 1, LONGEST])
+def test_a_lease_is_longer_than_nothing(value: dt.timedelta | float) -> None:
+    """As short as a clock can tell, and as long as any duration."""
+    assert check.validated("lease", check.LEASE, value) > dt.timedelta(0)
+
+
+@pytest.mark.parametrize("place", [0, 1, 9_999])
+def test_a_bad_job_is_found_by_its_place_and_field(place: int) -> None:
+    """In a list of thousands, "one of them" would not help."""
+    jobs = [new_job()] * 10_000
+    jobs[place] = schemas.DownloadJobCreate.model_construct(track_id="")
+
+    with pytest.raises(InvalidValue) as caught:
+        check.jobs(jobs)
+
+    assert caught.value.field == f"jobs[{place}].track_id"
+
+
+def test_a_list_of_jobs_leaves_as_a_list_of_its_own() -> None:
+    """Whatever becomes of the caller's."""
+    jobs = [new_job("a"), new_job("b")]
+
+    assert check.jobs(jobs) == jobs
+    assert check.jobs(tuple(jobs)) == jobs
+    assert check.jobs(jobs) is not jobs
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""The command line within this process: its options, what it shows, and its exit codes."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.cli.programs import small_export
+from zotify_async_crud import __main__, cli
+from zotify_async_crud.demo import _downloads
+
+
+def test_the_command_runs_the_demo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a shell, twice."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["demo", "--export", str(small_export(tmp_path)), "--workers", "2"]
+    assert cli.main(arguments) == 0
+    assert "Download: 12 done" in capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    assert "Nothing is left to download" in capsys.readouterr().out
+
+
+def test_the_command_draws_bars_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Remarks stand above them, and failures beside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(_downloads, "FAILURE_RATE", 0.5)
+    arguments = ["demo", "--export", str(small_export(tmp_path, 30))]
+    assert cli.main(arguments) == 0
+    drawn = capsys.readouterr().out
+    assert "━" in drawn
+    assert "attempts failed" in drawn
+    assert cli.main(arguments) == 0
+    assert "Nothing is left to download" in capsys.readouterr().out
+
+
+def test_the_command_fails_while_jobs_are_not_completed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up after some rounds, and the next run goes on."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["demo", "--export", str(small_export(tmp_path))]
+    with monkeypatch.context() as patch:
+        patch.setattr(_downloads, "FAILURE_RATE", 1.1)
+        patch.setattr(_downloads, "ROUNDS", 1)
+        patch.setattr(_downloads, "BACKOFF", lambda _: 0.0)
+        assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "│ Jobs completed                               │  0 │" in said.out
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("zotify-async-crud: jobs that are not completed: 12; ")
+    assert cli.main(arguments) == 0
+
+
+def test_the_environment_names_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option goes before it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOTIFY_DATABASE_URL", "sqlite:///mine.db")
+    arguments = ["demo", "--export", str(small_export(tmp_path))]
+    assert cli.main(arguments) == 0
+    assert (tmp_path / "mine.db").exists()
+    assert not (tmp_path / "zotify-demo.db").exists()
+    assert cli.main([*arguments, "--database-url", "sqlite:///option.db"]) == 0
+    assert (tmp_path / "option.db").exists()
+
+
+def test_a_database_in_memory_is_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of it, and nothing is written to the folder."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["demo", "--database-url", "sqlite://", "--export", str(small_export(tmp_path))]
+    assert cli.main(arguments) == 0
+    assert "Download: 12 done" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_the_command_tells_errors_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those of its options, with an exit code of their own."""
+    assert cli.main(["demo", "--export", str(tmp_path)]) == 1
+    assert cli.main(["demo", "--workers", "none"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 2)
+
+
+def test_version_and_help_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of the demo names its options and its limits."""
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == metadata.version("zotify-async-crud")
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    assert "demo" in capsys.readouterr().out
+    assert cli.main(["demo", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for option in ("--export", "--database-url", "--workers", "--processes"):
+        assert option in told
+    assert "ZOTIFY_DATABASE_URL" in told
+    assert "Several may work on one database" in told
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_the_entry_point_exits_with_the_code(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell sees what the command line returns."""
+    monkeypatch.setattr(cli, "main", lambda: code)
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main()
+    assert exit_.value.code == code
+
+
+def test_the_entry_point_tells_an_interrupt_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its exit code is the one that shells give to a program ended by Ctrl-C."""
+
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main()
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "Interrupted: run the same command again to go on\n"
