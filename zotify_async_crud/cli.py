@@ -62,7 +62,7 @@ _WORKERS: Final = Parameter(
     help="How many downloads each process does at once.", validator=Number(gte=1, lte=100)
 )
 _PROCESSES: Final = Parameter(
-    help="How many processes share the queue. One is this one; more are started by it.",
+    help="How many processes share the queue: this one alone, or so many that it starts.",
     validator=Number(gte=1, lte=32),
 )
 

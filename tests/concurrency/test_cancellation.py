@@ -12,8 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from tests.support.factories import (
+    LEASE,
     Sessions,
     add_jobs,
+    completed,
     new_job,
     token_data,
 )
@@ -46,6 +48,14 @@ async def pick_up(db: AsyncSession) -> None:
     await crud.update_download_job_status(db, job, DownloadJobStatus.IN_PROGRESS)
 
 
+async def exchange(db: AsyncSession) -> None:
+    """Settle the job that is held, and claim the next one."""
+    claims = await crud.get_download_claims(db, worker_id="held")
+    await crud.exchange_download_jobs(
+        db, list(map(completed, claims)), worker_id="w", limit=1, lease=LEASE
+    )
+
+
 UNITS: Final = {
     "create_download_job": Unit(
         lambda db: crud.create_download_job(db, new_job("new")),
@@ -53,6 +63,25 @@ UNITS: Final = {
     ),
     "get_next_pending_download_job and update_download_job_status": Unit(
         pick_up, "SELECT count(*) = 1 FROM download_jobs WHERE status = 'in_progress'"
+    ),
+    "create_download_jobs": Unit(
+        lambda db: crud.create_download_jobs(
+            db, [new_job("new", unique=True), new_job("held", unique=True), new_job("new")]
+        ),
+        "SELECT count(*) = 2 FROM download_jobs WHERE track_id = 'new'",
+    ),
+    "claim_download_jobs": Unit(
+        lambda db: crud.claim_download_jobs(db, worker_id="w", lease=LEASE),
+        "SELECT count(*) = 1 FROM download_jobs WHERE worker_id = 'w'",
+    ),
+    "exchange_download_jobs": Unit(
+        exchange,
+        "SELECT (SELECT count(*) FROM download_jobs WHERE worker_id = 'w') = 1"
+        " AND (SELECT count(*) FROM download_jobs WHERE status = 'completed') = 1",
+    ),
+    "rescue_expired_download_jobs": Unit(
+        crud.rescue_expired_download_jobs,
+        "SELECT count(*) = 0 FROM download_jobs WHERE worker_id = 'held'",
     ),
     "retry_failed_download_jobs": Unit(
         crud.retry_failed_download_jobs,
@@ -81,6 +110,8 @@ UNITS: Final = {
 
 READERS: Final[dict[str, Callable[[AsyncSession], Awaitable[object]]]] = {
     "get_download_job": lambda db: crud.get_download_job(db, "job-00000"),
+    "get_download_claims": lambda db: crud.get_download_claims(db, worker_id="held"),
+    "get_download_queue_stats": crud.get_download_queue_stats,
     "get_all_download_jobs": crud.get_all_download_jobs,
     "list_download_jobs": lambda db: crud.list_download_jobs(db, limit=1),
     "get_playlist": lambda db: crud.get_playlist(db, "p"),
@@ -267,6 +298,11 @@ async def fill(sessions: Sessions) -> None:
         await crud.create_download_job(db, new_job())
         failed = await crud.create_download_job(db, new_job())
         await crud.update_download_job_status(db, failed, DownloadJobStatus.FAILED)
+        await crud.create_download_job(db, new_job("held", unique=True, priority=1))
+        await crud.claim_download_jobs(db, worker_id="held", lease=LEASE)
+        await db.execute(
+            text("UPDATE download_jobs SET lease_expires_at = created_at WHERE worker_id = 'held'")
+        )
 
 
 async def tell(observer: AsyncConnection, *questions: str) -> list[bool]:

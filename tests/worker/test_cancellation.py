@@ -18,7 +18,6 @@ from tests.support.pools import (
     NEVER,
     PATIENCE,
     Held,
-    Interruption,
     checked_out,
     drain,
     enqueue,
@@ -27,6 +26,7 @@ from tests.support.pools import (
     statuses,
     until,
 )
+from tests.worker.interruption import Interruption
 from zotify_async_crud import database, models
 from zotify_async_crud.worker import Counts, JobContext, Retry, WorkerPool, _shift
 

@@ -55,6 +55,18 @@ class Shift:
                 self._over.set()
 
     async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Leave no task behind, also where this is cancelled meanwhile."""
+        ending = asyncio.create_task(self._cancel(tasks))
+        cancellation: asyncio.CancelledError | None = None
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError as error:
+                cancellation = error
+        if cancellation is not None:
+            raise cancellation
+
+    async def _cancel(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
