@@ -147,7 +147,7 @@ class _Lines:
         self._console = console
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def show(self, stage: Stage, done: int, total: int, failed: int = 0) -> None:
         del failed  # the table tells
@@ -163,7 +163,7 @@ class _Bars:
         self._bars: dict[Stage, TaskID] = {}
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False)
+        self._progress.console.print(_printable(line), markup=False, highlight=False)
 
     def show(self, stage: Stage, done: int, total: int, failed: int = 0) -> None:
         if stage not in self._bars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from zotify_async_crud import _validation as check
 from zotify_async_crud import crud, events, schemas
 from zotify_async_crud.database import translated_errors
-from zotify_async_crud.errors import EnqueuerClosed
+from zotify_async_crud.errors import EnqueuerClosed, ZotifyCrudError
 
 _MOST_AT_ONCE: Final = 1_000
 
@@ -102,8 +103,17 @@ class Enqueuer:
         except Exception as error:  # noqa: BLE001 - it is the callers'
             for _, committed in batch:
                 if not committed.done():
-                    committed.set_exception(error)
+                    committed.set_exception(_of_its_own(error))
         else:
             for (_, committed), job_id in zip(batch, job_ids, strict=True):
                 if not committed.done():
                     committed.set_result(job_id)
+
+
+def _of_its_own(error: Exception) -> Exception:
+    """Return the error for one of several callers, who would all add to its traceback."""
+    if not isinstance(error, ZotifyCrudError):
+        return error
+    twin = copy.copy(error)
+    twin.__cause__ = error
+    return twin

@@ -6,7 +6,8 @@ import asyncio
 import json
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,27 +47,38 @@ async def run(
     contestant: str, measure: str, url: str, options: Mapping[str, Any] | None = None
 ) -> Figures:
     """Measure in a fresh process."""
-    return await _figures(await _start(contestant, measure, url, options or {}))
+    async with _child(contestant, measure, url, options or {}) as process:
+        return await _figures(process)
 
 
 async def run_two(
     contestant: str, url: str, worker: Mapping[str, Any], producer: Mapping[str, Any]
 ) -> Figures:
     """Have a process that works, and then one that produces; return what the worker found."""
-    working = await _start(contestant, "work", url, worker)
-    assert working.stdout
-    async for line in working.stdout:
-        if line.decode().strip() == READY:
-            await run(contestant, "produce", url, producer)
-            break
-    return await _figures(working)
+    async with _child(contestant, "work", url, worker) as working:
+        assert working.stdout
+        async for line in working.stdout:
+            if line.decode().strip() == READY:
+                await run(contestant, "produce", url, producer)
+                break
+        return await _figures(working)
 
 
-async def _start(contestant: str, measure: str, url: str, options: Mapping[str, Any]) -> Process:
+@asynccontextmanager
+async def _child(
+    contestant: str, measure: str, url: str, options: Mapping[str, Any]
+) -> AsyncIterator[Process]:
+    """Yield a process that ends with the block, also where that is broken off."""
     arguments = contestant, measure, url, json.dumps(dict(options))
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.queue.child", *arguments, stdout=PIPE
     )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def _figures(process: Process) -> Figures:

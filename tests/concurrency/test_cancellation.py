@@ -62,7 +62,7 @@ UNITS: Final = {
         "SELECT count(*) = 1 FROM download_jobs WHERE track_id = 'new'",
     ),
     "get_next_pending_download_job and update_download_job_status": Unit(
-        pick_up, "SELECT count(*) = 1 FROM download_jobs WHERE status = 'in_progress'"
+        pick_up, "SELECT count(*) = 2 FROM download_jobs WHERE status = 'in_progress'"
     ),
     "create_download_jobs": Unit(
         lambda db: crud.create_download_jobs(

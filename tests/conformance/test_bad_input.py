@@ -477,9 +477,9 @@ def test_a_job_to_create_refuses_a_bad_value_itself(name: str) -> None:
 
 
 def test_a_job_to_create_refuses_what_it_does_not_know_and_stays_as_it_is() -> None:
-    """A misspelt field must not be lost in silence."""
+    """A field that there is not must not be lost in silence."""
     with pytest.raises(pydantic.ValidationError):
-        schemas.DownloadJobCreate(track_id="t", prioritiy=1)  # type: ignore[call-arg]
+        schemas.DownloadJobCreate(track_id="t", rank=1)  # type: ignore[call-arg]
     job = schemas.DownloadJobCreate(track_id="t")
     with pytest.raises(pydantic.ValidationError):
         job.track_id = ""

@@ -205,12 +205,16 @@ async def test_the_edges_of_every_range_are_inside(sessions: Sessions) -> None:
             "UPDATE download_jobs SET priority = -32768",
             "UPDATE download_jobs SET priority = 32767",
             "UPDATE download_jobs SET attempt = 2147483647, max_attempts = 2147483647",
-            ("UPDATE download_jobs SET status = 'in_progress', worker_id = 'w',"
-            " lease_expires_at = created_at"),
-            ("INSERT INTO download_jobs (job_id, track_id, is_unique, status)"
-            " VALUES ('a', 't', true, 'pending'), ('b', 't', true, 'failed'),"
-            " ('c', 't', true, 'failed'), ('d', 't', false, 'pending'),"
-            " ('e', 't', false, 'pending'), ('f', 'u', true, 'in_progress')"),
+            (
+                "UPDATE download_jobs SET status = 'in_progress', worker_id = 'w',"
+                " lease_expires_at = created_at"
+            ),
+            (
+                "INSERT INTO download_jobs (job_id, track_id, is_unique, status)"
+                " VALUES ('a', 't', true, 'pending'), ('b', 't', true, 'failed'),"
+                " ('c', 't', true, 'failed'), ('d', 't', false, 'pending'),"
+                " ('e', 't', false, 'pending'), ('f', 'u', true, 'in_progress')"
+            ),
             "INSERT INTO download_queue DEFAULT VALUES",
             f"INSERT INTO tracks (id) VALUES ('x'), ('{'💾' * 255}')",
             f"INSERT INTO playlists (id, name) VALUES ('x', ''), ('{'💾' * 255}', '')",

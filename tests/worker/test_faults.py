@@ -390,16 +390,16 @@ async def test_server_processes_may_be_ended_at_any_time(
 
 @only_postgresql
 async def test_an_engine_of_the_callers_is_used_again_after_its_connections_were_lost(
-    url: str, plain_sessions: Sessions
+    url: str, sessions: Sessions, plain_sessions: Sessions
 ) -> None:
     """SQLAlchemy's own engine does not look at a pooled connection before it uses it."""
     handler = Held()
     handler.let_go()
     async with running(WorkerPool(plain_sessions, handler, poll_interval=0.05)) as run:
         for _ in range(2):
-            await enqueue(plain_sessions)
+            await enqueue(sessions)
             await handler.next()
             async with apart(url) as admin:
                 await admin.execute(END_ALL)
-            await until_status(plain_sessions, handler.ended[-1].job_id, COMPLETED)
+            await until_status(sessions, handler.ended[-1].job_id, COMPLETED)
     assert run.result() == Counts(claimed=2, completed=2)

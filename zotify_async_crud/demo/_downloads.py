@@ -28,6 +28,7 @@ ROUNDS: Final = 20
 """How often jobs that have failed for good may be tried again; more are not a matter of chance."""
 
 _BETWEEN_LOOKS: Final = 0.1
+"""Seconds between two looks at how far the downloads are."""
 
 
 class DownloadFailed(Exception):
