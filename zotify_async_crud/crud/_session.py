@@ -37,7 +37,9 @@ async def execute(
 ) -> Result[Any]:
     """Execute *statement*; with *secret*, its values do not show in the chain of an error."""
     database_of(db)
-    if not db.autoflush:  # or what the caller has changed and not flushed would be read over
+    # or what the caller has changed would be read over: before a statement about a table, and not
+    # about entities, SQLAlchemy 2.0 does not flush
+    if db.new or db.dirty or db.deleted:
         await _translated(db.flush(), secret=secret)
     running = db.execute(statement, parameters, execution_options=_FRESH)
     return await _translated(running, secret=secret)
