@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import stat
 import traceback
@@ -21,6 +22,7 @@ from tests.support.faults import (
     writer_of,
 )
 from zotify_async_crud import crud, database
+from zotify_async_crud._dialects import sqlite_engine
 from zotify_async_crud._dialects.types import Real, SecretText, UTCDateTime
 from zotify_async_crud.errors import (
     AccessRefused,
@@ -148,6 +150,22 @@ async def test_the_switch_to_the_log_waits_for_whoever_uses_the_file(tmp_path: P
     await creating
     async with engine.connect() as connection:
         assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+    await engine.dispose()
+
+
+async def test_the_switch_to_the_log_is_given_up_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever uses the file may never leave it."""
+    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.0)
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.executescript("CREATE TABLE other (id); BEGIN; SELECT * FROM other")
+        engine = database.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+
+        with pytest.raises(TransactionConflict):
+            await database.create_schema(engine)
+
     await engine.dispose()
 
 

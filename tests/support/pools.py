@@ -94,9 +94,9 @@ async def enqueue(sessions: Sessions, count: int = 1, **options: Any) -> list[st
         return await crud.create_download_jobs(db, jobs)
 
 
-async def until(question: Callable[[], Awaitable[bool]]) -> None:
+async def until(question: Callable[[], Awaitable[bool]], *, patience: float = PATIENCE) -> None:
     """Return once the answer is yes."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         while not await question():  # noqa: ASYNC110 - the database sets no event
             await asyncio.sleep(0.01)
 

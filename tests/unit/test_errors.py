@@ -52,6 +52,12 @@ ERRORS: Final[list[tuple[ZotifyCrudError, str, dict[str, object]]]] = [
         "attempt 3 at download job j lost its lease",
         {"job_id": "j", "attempt": 3},
     ),
+    (errors.PoolRunning(), "this worker pool is running already", {}),
+    (
+        errors.EnqueuerClosed(),
+        "this enqueuer is not open: call it inside of its async with block",
+        {},
+    ),
     (
         errors.DatabaseError("Broken", "XX000"),
         "the database failed: Broken [XX000]",

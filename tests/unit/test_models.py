@@ -17,6 +17,7 @@ from zotify_async_crud import crud, models
     [
         (models.DownloadJob(), "DownloadJob()"),
         (models.DownloadJob(job_id="j", progress=0.5), "DownloadJob(job_id='j', progress=0.5)"),
+        (models.DownloadQueue(paused=True), "DownloadQueue(paused=True)"),
         (models.Track(id="t", name="T"), "Track(id='t', name='T')"),
         (models.Playlist(id="p", name="P"), "Playlist(id='p', name='P')"),
         (

@@ -167,6 +167,18 @@ async def test_a_database_error_reaches_each_caller_of_its_transaction(
     assert await statuses(sessions) == {"pending": 1}
 
 
+async def test_an_error_of_nobodys_reaches_each_caller_as_it_is(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """Perhaps it cannot be copied."""
+    error = RuntimeError("a listener of the application's")
+    async with Enqueuer(sessions) as queue:
+        with failing(engine, error):
+            failed = await together(queue, "a", "b")
+            results = await asyncio.gather(*failed, return_exceptions=True)
+    assert results == [error, error]
+
+
 async def test_a_drivers_error_is_translated(engine: AsyncEngine, sessions: Sessions) -> None:
     """A constraint of the application's own, for instance."""
     async with engine.begin() as connection:

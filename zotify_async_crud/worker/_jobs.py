@@ -64,7 +64,7 @@ class Attempt:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.task: asyncio.Task[Settlement] | None = None
+        self.task: asyncio.Task[Settlement]  # once it has begun
         self.settlement: Settlement | None = None
         self.duration = 0.0
         self.progress: float | None = None
@@ -78,16 +78,12 @@ class Attempt:
     def give_back(self) -> None:
         """Stop the handler, so that another worker can have the job."""
         self.released = True
-        self._cancel()
+        self.task.cancel()
 
     def give_up(self) -> None:
         """Stop the handler, since its job may be another worker's by now."""
         self.lost = True
-        self._cancel()
-
-    def _cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+        self.task.cancel()
 
 
 class JobContext:
