@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Self
 
 from sqlalchemy import select, text
 
 from tests.support.factories import Sessions
-from zotify_async_crud import crud, schemas
+from zotify_async_crud import crud, database, schemas
 from zotify_async_crud.errors import DatabaseError
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import DownloadJobStatus
@@ -35,7 +34,9 @@ class Crew:
 
     def __init__(self, url: str, *, size: int, unfenced: bool = False) -> None:
         self._url, self._size, self._unfenced = url, size, unfenced
-        self._names = (f"worker-{number}" for number in itertools.count())
+        self._names: dict[int, str] = {}
+        self._engine = database.create_engine(url, read_only=True)
+        self._readers = database.create_session_factory(self._engine)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     async def __aenter__(self) -> Self:
@@ -45,6 +46,7 @@ class Crew:
     async def __aexit__(self, *_: object) -> None:
         for process in self.processes:
             _bury(process)
+        await self._engine.dispose()
 
     def replace_the_dead(self) -> None:
         """Start processes until there are as many as there should be."""
@@ -58,13 +60,16 @@ class Crew:
         environment = dict(os.environ)
         if self._unfenced:
             environment["UNFENCED"] = "1"
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.worker", self._url, next(self._names)],
+        name = f"worker-{len(self._names)}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.worker", self._url, name],
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        self._names[process.pid] = name
+        return process
 
     async def ready(self) -> None:
         """Wait until all processes work."""
@@ -78,12 +83,26 @@ class Crew:
         _bury(victim)
         self.replace_the_dead()
 
-    async def pause_one(self, seconds: float) -> None:
-        """Let a process do nothing for some time, not even notice."""
-        victim = random.choice(self.processes)
-        victim.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        victim.send_signal(signal.SIGCONT)
+    async def pause(
+        self, count: int, seconds: float, keep_busy: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Let processes that have jobs do nothing for some time, not even notice."""
+        while True:
+            await keep_busy()
+            victims = random.sample(self.processes, count)
+            for victim in victims:
+                victim.send_signal(signal.SIGSTOP)
+            found = all([await self._has_jobs(victim) for victim in victims])
+            if found:
+                await asyncio.sleep(seconds)
+            for victim in victims:
+                victim.send_signal(signal.SIGCONT)
+            if found:
+                return
+
+    async def _has_jobs(self, process: subprocess.Popen[bytes]) -> bool:
+        async with self._readers() as db:  # whoever was stopped may hold the lock of writers
+            return bool(await crud.get_download_claims(db, worker_id=self._names[process.pid]))
 
     async def end(self) -> None:
         """Ask all processes to stop, and wait until they have."""

@@ -58,9 +58,8 @@ async def test_no_job_is_lost_when_workers_are_killed(url: str, ledger: Ledger) 
 
 async def _pause_workers(crew: Crew, ledger: Ledger) -> None:
     for _ in range(PAUSES // 2):
-        await ledger.keep_busy()
         # at the same time, so that it takes half as long
-        await asyncio.gather(*(crew.pause_one(2 * LEASE) for _ in range(2)))
+        await crew.pause(2, 2 * LEASE, ledger.keep_busy)
         await asyncio.sleep(0.3)
     await ledger.until_finished()
 

@@ -1,7 +1,8 @@
 """A worker process to kill, to pause and to cut off: ``python -m tests.chaos.worker URL NAME``.
 
 Its handler writes what it does into the table ``events``, the end of a job in the same transaction
-that completes it. With ``UNFENCED`` in the environment, a write of a claim asks for the job alone.
+that completes it. With ``UNFENCED`` in the environment, a claim stands for its job alone, whatever
+the attempt.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import random
 import signal
 import sys
 import time
+from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from zotify_async_crud import crud, database
-from zotify_async_crud._statements import claims
+from zotify_async_crud._statements import claims as sql
 from zotify_async_crud._statements._jobs import JOBS
+from zotify_async_crud.crud import claims
 from zotify_async_crud.errors import DatabaseError
 from zotify_async_crud.worker import JobContext, WorkerPool
 
@@ -102,5 +105,6 @@ async def main(url: str, name: str) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level="WARNING")
     if "UNFENCED" in os.environ:
-        claims._fence = _unfenced  # noqa: SLF001
+        sql._fence = _unfenced  # noqa: SLF001
+        claims._token = attrgetter("job_id")  # noqa: SLF001
     asyncio.run(main(sys.argv[1], sys.argv[2]))
