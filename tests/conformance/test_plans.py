@@ -27,7 +27,7 @@ from tests.support.factories import (
     statements_sent,
 )
 from tests.support.faults import is_sqlite
-from zotify_async_crud import crud
+from zotify_async_crud import crud, database
 from zotify_async_crud.crud._pages import encode_key
 from zotify_async_crud.schemas import Claim, DownloadJobStatus
 
@@ -68,6 +68,9 @@ async def _fill(engine: AsyncEngine, *, backlog: int = 0, tomorrow: int = 0, ana
     """
     dialect = engine.dialect.name
     moment = MOMENT[dialect]
+    # what earlier tests let the server count stays with a table that is emptied
+    await database.drop_schema(engine)
+    await database.create_schema(engine)
     async with engine.begin() as connection:
         await connection.execute(
             text(
@@ -181,6 +184,15 @@ QUESTIONS: Final[dict[str, Asked]] = {
         ["ix_download_jobs_created"],
     ),
 }
+SELDOM: Final = {
+    "get_download_queue_stats",
+    "prune_download_jobs",
+    "retry_failed_download_jobs",
+}
+"""What is asked once in a while, about many jobs."""
+
+ALL_OF_THEM: Final = {"get_download_queue_stats", "prune_download_jobs"}
+"""What reads all that it is asked about."""
 
 
 # how the database answers
@@ -277,7 +289,7 @@ async def test_a_few_jobs_among_many_finished_ones_are_found_by_their_indexes(
     claims = await claim_jobs(sessions, 2)
 
     for name, asked in QUESTIONS.items():
-        if name in {"get_download_queue_stats", "prune_download_jobs"} and not analyze:
+        if name in SELDOM and not analyze:
             continue  # nobody waits for them, and PostgreSQL soon has its statistics
         found = set()
         for statement, parameters in await _sent(engine, sessions, asked, claims):
@@ -366,7 +378,7 @@ async def test_neither_a_long_backlog_nor_many_jobs_of_tomorrow_are_read_to_find
     efforts = {
         name: await effort.of(asked, claims)
         for name, asked in QUESTIONS.items()
-        if name not in {"get_download_queue_stats", "prune_download_jobs"}
+        if name not in {*ALL_OF_THEM, *(() if analyze else SELDOM)}
     }
 
     assert {name: taken for name, taken in efforts.items() if taken > most} == {}
