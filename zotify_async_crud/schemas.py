@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -188,8 +188,7 @@ class DownloadJob(BaseModel):
     cancel_requested: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A worker's right to do one attempt at a job, until its lease ends.
 
     ``attempt`` is the fencing token: every claim of a job has a higher one, and what is written for
@@ -204,8 +203,7 @@ class Claim:
     lease_expires_at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """How an attempt ended."""
 
     claim: Claim

@@ -6,7 +6,6 @@ What several callers do at the same moment is in ``tests/concurrency``.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -302,7 +301,7 @@ async def test_a_worker_is_told_what_it_holds(sessions: Sessions) -> None:
         held = await crud.get_download_claims(db, worker_id="w1")
         nothing = await crud.get_download_claims(db, worker_id="w3")
 
-    expired = dataclasses.replace(claims[2], lease_expires_at=EPOCH)
+    expired = claims[2]._replace(lease_expires_at=EPOCH)
     assert held == [claims[0], expired, claims[3]]
     assert nothing == []
 
@@ -331,7 +330,7 @@ async def test_a_renewal_prolongs_leases_from_now_on(sessions: Sessions) -> None
 
     (end,) = {claim.lease_expires_at for claim in renewal.renewed}
     assert before <= end - dt.timedelta(hours=1) <= after + MILLISECOND
-    prolonged = [dataclasses.replace(claim, lease_expires_at=end) for claim in claims[::-1]]
+    prolonged = [claim._replace(lease_expires_at=end) for claim in claims[::-1]]
     assert renewal == Renewal(prolonged, [], [])
     assert [await stored_row(sessions, claim.job_id) for claim in claims] == [
         {**row, "lease_expires_at": end} for row in rows
@@ -511,7 +510,7 @@ async def test_a_claim_that_is_not_the_jobs_own_writes_nothing(
     changes: dict[str, Any],
 ) -> None:
     """Job, attempt and worker must all be those of the row."""
-    claim = dataclasses.replace(await add_claimed(sessions), **changes)
+    claim = (await add_claimed(sessions))._replace(**changes)
     before = await all_rows(sessions)
 
     async with sessions.begin() as db:
@@ -531,7 +530,7 @@ async def test_a_claim_that_finished_its_job_itself_is_neither_renewed_nor_lost(
 
     async with sessions.begin() as db:
         renewal = await crud.renew_download_leases(db, [claim], lease=LEASE)
-        others = dataclasses.replace(claim, worker_id="w2"), dataclasses.replace(claim, attempt=0)
+        others = claim._replace(worker_id="w2"), claim._replace(attempt=0)
         stale = await crud.renew_download_leases(db, others, lease=LEASE)
 
     assert renewal == Renewal([], [], [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from typing import Any, Final
 
@@ -115,7 +114,7 @@ async def test_an_exchange_settles_as_the_coroutines_for_one_job_do(
         progress=0.5,
         error_message="of an attempt before",
     )
-    one, other = (dataclasses.replace(claim, attempt=attempt) for claim in (one, other))
+    one, other = (claim._replace(attempt=attempt) for claim in (one, other))
 
     async with sessions.begin() as db:
         await alone(db, other)
@@ -264,7 +263,7 @@ async def test_what_another_settled_since_is_lost_also_where_it_is_finished(
         await crud.rescue_expired_download_jobs(db)
     current = await claim_one(sessions, worker_id="w2")
     await exchange(sessions, completed(current))
-    forged = dataclasses.replace(current, worker_id="w1")
+    forged = current._replace(worker_id="w1")
     before = await all_rows(sessions)
 
     result = await exchange(sessions, completed(stale), failed(forged))

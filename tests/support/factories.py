@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ def new_job(track_id: str = "t", **options: Any) -> schemas.DownloadJobCreate:
 
 def new_claim(**changes: Any) -> Claim:
     """Return a claim of no job that there is, with *changes*."""
-    return dataclasses.replace(_CLAIM, **changes)
+    return _CLAIM._replace(**changes)
 
 
 _CLAIM: Final = Claim("j", "t", 1, 5, "w", EPOCH)

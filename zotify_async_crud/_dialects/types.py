@@ -33,8 +33,8 @@ class UTCDateTime(TypeDecorator[dt.datetime]):
     def process_result_value(
         self, value: dt.datetime | None, dialect: Dialect
     ) -> dt.datetime | None:
-        if value is None:
-            return None
+        if value is None or value.tzinfo is dt.UTC:
+            return value
         if value.tzinfo is None:  # SQLite keeps no offset
             return value.replace(tzinfo=dt.UTC)
         return value.astimezone(dt.UTC)

@@ -30,6 +30,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     union_all,
     update,
 )
@@ -47,6 +48,8 @@ IN_PROGRESS: Final = the(DownloadJobStatus.IN_PROGRESS)
 COMPLETED: Final = the(DownloadJobStatus.COMPLETED)
 FAILED: Final = the(DownloadJobStatus.FAILED)
 CANCELLED: Final = the(DownloadJobStatus.CANCELLED)
+_COMPLETED: Final = DownloadJobStatus.COMPLETED.value
+_PENDING: Final = DownloadJobStatus.PENDING.value
 
 _CLAIMED: Final = (
     JOBS.c.job_id,
@@ -55,7 +58,7 @@ _CLAIMED: Final = (
     JOBS.c.max_attempts,
     JOBS.c.worker_id,
     JOBS.c.lease_expires_at,
-    JOBS.c.priority,
+    (literal(0) - JOBS.c.priority).label("rank"),  # a smallint has no opposite of its lowest
     due_since().label("turn"),
 )
 
@@ -105,20 +108,25 @@ def _fence(database: Database, rows: Subquery, jobs: FromClause = JOBS) -> Colum
 def settle_download_jobs(database: Database, settlements: Sequence[Settlement]) -> Query:
     """End the claims of *settlements*, each as it says, where they still hold."""
     columns = given.settlements(settlements)
-    statement = _settle_alone(database, given.varying(columns))
+    statement = _settle_alone(database, given.varying(columns), _all_complete(settlements))
     return Query(statement, given.parameters(database, columns))
 
 
+def _all_complete(settlements: Sequence[Settlement]) -> bool:
+    return all(each.outcome is DownloadJobStatus.COMPLETED for each in settlements)
+
+
 @cache
-def _settle_alone(database: Database, varying: frozenset[str]) -> Executable:
+def _settle_alone(database: Database, varying: frozenset[str], all_complete: bool) -> Executable:
     rows = database.rows(given.NAME, given.SETTLEMENT, varying)
-    statement: Executable = _settle(database, rows)
+    statement: Executable = _settle(database, rows, all_complete)
     return statement
 
 
-def _settle(database: Database, rows: Subquery) -> Any:
-    is_completed = rows.c.outcome == DownloadJobStatus.COMPLETED.value
-    is_released = rows.c.outcome == DownloadJobStatus.PENDING.value
+def _settle(database: Database, rows: Subquery, all_complete: bool) -> Any:
+    # what is known beforehand a planner leaves out
+    is_completed = true() if all_complete else rows.c.outcome == _COMPLETED
+    is_released = false() if all_complete else rows.c.outcome == _PENDING
     may_retry = and_(rows.c.retry_in.is_not(None), JOBS.c.attempt < JOBS.c.max_attempts)
     status = case((is_completed, COMPLETED), else_=_unfinished(or_(is_released, may_retry)))
     is_retried = and_(status == PENDING, not_(is_released))
@@ -166,13 +174,14 @@ def exchange_download_jobs(
     """
     columns = given.settlements(settlements)
     parameters = given.parameters(database, columns) | _claiming(worker_id, limit, lease)
-    return Query(_exchange(database, given.varying(columns)), parameters)
+    statement = _exchange(database, given.varying(columns), _all_complete(settlements))
+    return Query(statement, parameters)
 
 
 @cache
-def _exchange(database: Database, varying: frozenset[str]) -> Executable:
+def _exchange(database: Database, varying: frozenset[str], all_complete: bool) -> Executable:
     rows = database.rows(given.NAME, given.SETTLEMENT, varying)
-    settled = _settle(database, rows).cte("settled")
+    settled = _settle(database, rows, all_complete).cte("settled")
     claimed = _claim(database).cte("claimed")
     given_claim = {"job_id": rows.c.job_id, "attempt": rows.c.attempt}
     is_settled = exists().where(*(settled.c[key] == value for key, value in given_claim.items()))

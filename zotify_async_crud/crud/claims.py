@@ -6,10 +6,10 @@ another meanwhile, can write nothing any more.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Row
@@ -74,12 +74,12 @@ async def exchange_download_jobs(
     worker = check.validated("worker_id", check.WORKER_ID, worker_id)
     size = check.validated("limit", check.LIMIT_OR_NONE, limit)
     term = check.validated("lease", check.LEASE, lease)
-    if settled and size and database.writes_together:
+    if settled and database.writes_together:
         query = sql.exchange_download_jobs(database, settled, worker, size, term)
         rows = (await execute(db, *query)).all()
-        unsettled = {_token(row) for row in rows if row.lease_expires_at is None}
-        claims = _claims([row for row in rows if row.lease_expires_at is not None])
-        missing = [s.claim for s in settled if _token(s.claim) in unsettled]
+        claims = _claims([row for row in rows if row[_LEASE] is not None])
+        unsettled = {_token(row) for row in rows if row[_LEASE] is None}
+        missing = [s.claim for s in settled if _token(s.claim) in unsettled] if unsettled else []
     else:
         # in the order that gives what one statement would: nothing that is given back just now
         query = sql.claim_download_jobs(database, worker, size, term)
@@ -117,7 +117,7 @@ async def renew_download_leases(
     rows = (await execute(db, *sql.renew_download_leases(database, held, term))).all()
     found = {_token(row): row for row in rows}
     renewed = [
-        dataclasses.replace(claim, lease_expires_at=found[_token(claim)].lease_expires_at)
+        claim._replace(lease_expires_at=found[_token(claim)].lease_expires_at)
         for claim in held
         if _token(claim) in found
     ]
@@ -244,11 +244,10 @@ def _token(claim: Claim | Row[Any]) -> tuple[str, int]:
 
 def _claims(rows: Sequence[Row[Any]]) -> list[Claim]:
     """Return claims in the order of the queue, which RETURNING does not promise."""
-    return [Claim(*row[:_FIELDS]) for row in sorted(rows, key=_in_turn)]
+    return [Claim._make(row[:_FIELDS]) for row in sorted(rows, key=_IN_TURN)]
 
 
-def _in_turn(row: Row[Any]) -> tuple[Any, ...]:
-    return -row[_FIELDS], row[_FIELDS + 1], row[0]
-
-
-_FIELDS: Final = len(dataclasses.fields(Claim))
+_FIELDS: Final = len(Claim._fields)
+_LEASE: Final = Claim._fields.index("lease_expires_at")
+_IN_TURN: Final = itemgetter(_FIELDS, _FIELDS + 1, 0)
+"""By rank, by turn, and by id."""

@@ -14,13 +14,14 @@ from zotify_async_crud.schemas import DownloadJobStatus, Settlement
 from zotify_async_crud.worker._jobs import Attempt
 from zotify_async_crud.worker._link import Link
 from zotify_async_crud.worker._slots import Slots
+from zotify_async_crud.worker._tasks import begin
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
 
 _AHEAD: Final = 0.02
 """Seconds of work that may be claimed ahead of free slots, beside what an exchange takes."""
 
-_MOST_AHEAD: Final = 400
+_MOST_AHEAD: Final = 800
 """Jobs that may be claimed ahead, however short they are."""
 
 _EXCHANGES: Final = 2
@@ -93,8 +94,11 @@ class Feeder:
         # two claims at the same time could bring later jobs first
         if self._stopping or any(self._exchanges.values()):
             return 0
-        room = self._size + self._pace.jobs_ahead - self._slots.taken
-        return min(max(0, room), MOST_AT_ONCE)
+        ahead = self._pace.jobs_ahead
+        room = self._size + ahead - self._slots.taken
+        # by halves: one is worked off while the other is fetched
+        most = (self._size + ahead + 1) // 2 if ahead else self._size
+        return min(max(0, room), most, MOST_AT_ONCE)
 
     def _is_worthwhile(self, room: int) -> bool:
         """Tell whether to make another exchange: the first for anything, a second for many jobs.
@@ -113,7 +117,7 @@ class Feeder:
         forgets = room > 0 and self._hungry and not self._asked
         if room:
             self._hungry = self._asked = False  # a wake-up from now on counts
-        exchange = asyncio.create_task(self._exchange(over, room, forgets=forgets))
+        exchange = begin(self._exchange(over, room, forgets=forgets))
         self._exchanges[exchange] = room
         exchange.add_done_callback(lambda _: self._slots.changed.set())
 
@@ -223,5 +227,5 @@ class _Pace:
     def count(self, jobs: int, exchange: float) -> None:
         now = time.perf_counter()
         elapsed, self._since = now - self._since, now
-        self._rate += (jobs / elapsed - self._rate) / 4
-        self._exchange += (exchange - self._exchange) / 4
+        self._rate += (jobs / elapsed - self._rate) / 2
+        self._exchange += (exchange - self._exchange) / 2

@@ -33,9 +33,10 @@ class Counts:
     released: int = 0
     lost: int = 0
 
-    def add(self, outcome: Outcome) -> None:
-        """Count one more attempt that ended so."""
-        setattr(self, outcome, getattr(self, outcome) + 1)
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Count attempts that ended so."""
+        for outcome in Outcome:
+            setattr(self, outcome, getattr(self, outcome) + outcomes.count(outcome))
 
 
 class WorkerHooks:

@@ -16,11 +16,6 @@ from zotify_async_crud.worker._backoff import Backoff, ExponentialBackoff
 from zotify_async_crud.worker._hooks import Outcome
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
-_OUTCOMES: Final = {
-    DownloadJobStatus.COMPLETED: Outcome.COMPLETED,
-    DownloadJobStatus.FAILED: Outcome.FAILED,
-    DownloadJobStatus.PENDING: Outcome.RELEASED,
-}
 
 
 class Retry(Exception):
@@ -54,6 +49,7 @@ class Attempt:
     __slots__ = (
         "cancel_requested",
         "claim",
+        "doubtful",
         "duration",
         "lost",
         "progress",
@@ -64,26 +60,36 @@ class Attempt:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.task: asyncio.Task[Settlement]  # once it has begun
+        self.task: asyncio.Task[Settlement] | None = None  # once its first step is over
         self.settlement: Settlement | None = None
         self.duration = 0.0
         self.progress: float | None = None
         self.cancel_requested = self.released = self.lost = False
+        self.doubtful = False  # whether its settlement was sent and the reply did not come
 
     @property
     def outcome(self) -> Outcome:
         """How it ended, if what is to be written of it can be written."""
-        return Outcome.LOST if self.settlement is None else _OUTCOMES[self.settlement.outcome]
+        if self.settlement is None:
+            return Outcome.LOST
+        if self.settlement.outcome is DownloadJobStatus.COMPLETED:
+            return Outcome.COMPLETED
+        released = self.settlement.outcome is DownloadJobStatus.PENDING
+        return Outcome.RELEASED if released else Outcome.FAILED
 
     def give_back(self) -> None:
         """Stop the handler, so that another worker can have the job."""
         self.released = True
-        self.task.cancel()
+        self._cancel()
 
     def give_up(self) -> None:
         """Stop the handler, since its job may be another worker's by now."""
         self.lost = True
-        self.task.cancel()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
 
 class JobContext:

@@ -15,6 +15,7 @@ from zotify_async_crud._dialects import Database, database_for
 from zotify_async_crud.database import translated_errors
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import Claim, Exchange, Renewal, Settlement
+from zotify_async_crud.worker._lines import Lines
 
 
 class Link:
@@ -28,7 +29,7 @@ class Link:
         self.database: Database = database_for(self.bind.dialect)
         # on one connection, its loops have to take turns
         self._turn = contextlib.nullcontext() if self.engine else asyncio.Lock()
-        self._exchanging = self._single_statements() if self.database.writes_together else sessions
+        self._lines = Lines(self.engine) if self.engine and self.database.writes_together else None
 
     @property
     def engine(self) -> AsyncEngine | None:
@@ -40,17 +41,19 @@ class Link:
         """Whether ``events.watch_others`` looks for jobs of other processes."""
         return self.engine is not None and self.database.looks_for_others(self.engine.url)
 
-    def _single_statements(self) -> async_sessionmaker[AsyncSession]:
-        """Return sessions that commit each statement, which saves two round trips out of three."""
-        if self.engine is None:
-            return self._sessions
-        alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        return async_sessionmaker(alone, expire_on_commit=False)
+    def _exchanging(self) -> contextlib.AbstractAsyncContextManager[AsyncSession]:
+        """Return a session whose statements need no transaction around them, if there are such."""
+        return self._lines.session() if self._lines else self._sessions.begin()
+
+    async def close(self) -> None:
+        """Close the connections that were kept."""
+        if self._lines:
+            await self._lines.close()
 
     async def exchange(self, settlements: Sequence[Settlement], limit: int) -> Exchange:
         """Write what is over, and claim what is next."""
         with translated_errors():
-            async with self._turn, self._exchanging.begin() as db:
+            async with self._turn, self._exchanging() as db:
                 return await crud.exchange_download_jobs(
                     db, settlements, worker_id=self._worker_id, limit=limit, lease=self._lease
                 )

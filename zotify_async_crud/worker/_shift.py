@@ -71,6 +71,7 @@ class Shift:
             task.cancel()
         await asyncio.wait(tasks)
         await self._feeder.close()
+        await self._link.close()
 
     async def _feed(self) -> None:
         feeder = self._feeder

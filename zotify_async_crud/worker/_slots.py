@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -15,8 +16,12 @@ from zotify_async_crud.schemas import Claim, DownloadJobStatus, Exchange, Renewa
 from zotify_async_crud.worker._backoff import Backoff
 from zotify_async_crud.worker._hooks import Counts, Outcome, WorkerHooks
 from zotify_async_crud.worker._jobs import Attempt, Handler, JobContext, Token, settle, token
+from zotify_async_crud.worker._tasks import begin
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
+
+_LONGEST_TURN: Final = 0.005
+"""Seconds in which handlers that never wait may hold up the event loop, one after the other."""
 
 
 class Slots:
@@ -65,15 +70,15 @@ class Slots:
     def put_back(self, over: list[Attempt]) -> None:
         """Take note that *over* may not have been written."""
         self._on_their_way.remove(over)
+        for attempt in over:
+            attempt.doubtful = True
         self._over += over
 
     def exchanged(self, over: list[Attempt], exchange: Exchange) -> None:
         """Take note that *over* has been written, as far as it was not lost, and what came."""
         self._on_their_way.remove(over)
         lost = set(exchange.lost)
-        for attempt in over:
-            missed = lost and attempt.claim in lost
-            self._count(attempt, Outcome.LOST if missed else attempt.outcome)
+        self._count(over, [_missed(a) if lost and a.claim in lost else a.outcome for a in over])
         self.add(exchange.claims)
 
     def claims(self) -> list[Claim]:
@@ -101,7 +106,7 @@ class Slots:
         self._ready.extend(map(Attempt, claims))
         if self._stopping:
             self.release_waiting()
-        self._fill()
+        self._fill_soon()
 
     def renewed(self, renewal: Renewal) -> None:
         """Stop what has lost its lease, and pass on who wants a job to be cancelled."""
@@ -135,43 +140,60 @@ class Slots:
         for attempt in self._running.values():
             _LOG.error("the handler of job %s does not stop: abandoned", attempt.claim.job_id)
             attempt.lost = True
-            self._count(attempt, Outcome.LOST)
+        self._count_lost(*self._running.values())
         self._running.clear()
         self.changed.set()
 
     def _fill(self) -> None:
+        pause_at = time.perf_counter() + _LONGEST_TURN
         while self._ready and len(self._running) < self._size:
-            attempt = self._ready.popleft()
-            self._running[token(attempt.claim)] = attempt
-            if self._hooks:
-                self._tell(self._hooks.started, attempt.claim)
-            work = settle(
-                self._handler, JobContext(attempt, self.reported.set), attempt, self._backoff
-            )
-            # else it would have the context of the job whose end made room
-            attempt.task = asyncio.create_task(work, context=self._context.copy())
-            attempt.task.add_done_callback(functools.partial(self._ended, attempt))
+            if time.perf_counter() > pause_at:
+                self._fill_soon()
+                break
+            self._begin(self._ready.popleft())
+        self.changed.set()
+
+    def _fill_soon(self) -> None:
+        """Let handlers begin once the feeder has had its turn."""
+        self.changed.set()
+        asyncio.get_running_loop().call_soon(self._fill)
+
+    def _begin(self, attempt: Attempt) -> None:
+        self._running[token(attempt.claim)] = attempt
+        if self._hooks:
+            self._tell(self._hooks.started, attempt.claim)
+        work = settle(self._handler, JobContext(attempt, self.reported.set), attempt, self._backoff)
+        # with its own context, and not that of the job whose end made room
+        task = attempt.task = begin(work, self._context.copy())
+        if task.done():
+            self._end(attempt, task)
+            return
+        task.add_done_callback(functools.partial(self._ended, attempt))
+        if attempt.lost or attempt.released:  # by what its first step did
+            task.cancel()
 
     def _ended(self, attempt: Attempt, task: asyncio.Task[Settlement]) -> None:
+        self._end(attempt, task)
+        self._fill()
+
+    def _end(self, attempt: Attempt, task: asyncio.Task[Settlement]) -> None:
         broken_off = task.cancelled() or task.exception() is not None
         if self._running.pop(token(attempt.claim), None) is None:
             return  # abandoned meanwhile
         if attempt.lost:
-            self._count(attempt, Outcome.LOST)
+            self._count_lost(attempt)
         elif broken_off:  # before its first step, or with the whole process
             self._release(attempt)
         else:
             attempt.settlement = task.result()
             self._over.append(attempt)
-        self._fill()
-        self.changed.set()
 
     def _lose(self, claim: Claim) -> None:
         if running := self._running.get(token(claim)):
             _LOG.warning("attempt %d at job %s lost its lease", claim.attempt, claim.job_id)
             running.give_up()
         elif waiting := self._take_ready(claim):
-            self._count(waiting, Outcome.LOST)
+            self._count_lost(waiting)
 
     def _take_ready(self, claim: Claim) -> Attempt | None:
         for attempt in self._ready:
@@ -184,13 +206,26 @@ class Slots:
         attempt.settlement = Settlement(attempt.claim, DownloadJobStatus.PENDING)
         self._over.append(attempt)
 
-    def _count(self, attempt: Attempt, outcome: Outcome) -> None:
-        self.counts.add(outcome)
+    def _count_lost(self, *attempts: Attempt) -> None:
+        self._count(attempts, [Outcome.LOST] * len(attempts))
+
+    def _count(self, attempts: Sequence[Attempt], outcomes: Sequence[Outcome]) -> None:
+        self.counts.add(outcomes)
         if self._hooks:
-            self._tell(self._hooks.finished, attempt.claim, outcome, attempt.duration)
+            for attempt, outcome in zip(attempts, outcomes, strict=True):
+                self._tell(self._hooks.finished, attempt.claim, outcome, attempt.duration)
 
     def _tell(self, hook: Callable[..., None], *facts: object) -> None:
         try:
             hook(*facts)
         except Exception:  # noqa: BLE001 - whatever it raises, the work goes on
             _LOG.exception("a hook of the worker pool failed")
+
+
+def _missed(attempt: Attempt) -> Outcome:
+    """Return how an attempt ended whose claim did not hold when its settlement was written.
+
+    Where it was sent before, it was written then: a job that goes on does not tell by whom.
+    """
+    goes_on = attempt.outcome is not Outcome.COMPLETED
+    return attempt.outcome if attempt.doubtful and goes_on else Outcome.LOST

@@ -1,0 +1,83 @@
+"""Connections that a pool keeps from one exchange to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+_SURE: Final = 1.0
+"""Seconds since its last use in which a connection is taken to be alive."""
+
+
+class Lines:
+    """Connections beside those of an engine, which commit each statement.
+
+    To borrow a connection for each exchange, to make sure that it is alive, and to begin and commit
+    a transaction takes five round trips; an exchange takes one.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._idle: list[_Line] = []
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """Yield a session on a connection that nobody else uses; an error ends the connection."""
+        line = await self._line()
+        try:
+            async with AsyncSession(line.connection, expire_on_commit=False) as db, db.begin():
+                yield db
+        except BaseException:
+            await line.drop()
+            raise
+        line.used_at = time.monotonic()
+        self._idle.append(line)
+
+    async def close(self) -> None:
+        """Close what is not in use."""
+        while self._idle:
+            await self._idle.pop().drop()
+
+    async def _line(self) -> _Line:
+        while self._idle:
+            line = self._idle.pop()
+            if await line.is_alive():
+                return line
+        connection = await self._engine.connect()
+        driver = await connection.run_sync(_detached)
+        return _Line(connection, driver)
+
+
+class _Line:
+    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
+        self.connection, self._driver = connection, driver
+        self.used_at = time.monotonic()
+
+    async def is_alive(self) -> bool:
+        if time.monotonic() - self.used_at < _SURE:
+            return True
+        try:
+            await self.connection.run_sync(lambda sync: sync.dialect.do_ping(self._driver))
+        except BaseException as error:
+            await self.drop()
+            if not isinstance(error, Exception):
+                raise
+            return False
+        return True
+
+    async def drop(self) -> None:
+        # An error has perhaps invalidated the connection. SQLAlchemy forgets one then that is in no
+        # pool, and does not close it.
+        await self.connection.run_sync(lambda _: self._driver.terminate())
+        await self.connection.close()
+
+
+def _detached(connection: Connection) -> Any:
+    driver = connection.connection.dbapi_connection
+    connection.detach()
+    return driver
