@@ -22,7 +22,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     func,
-    literal,
+    literal_column,
     select,
     text,
     true,
@@ -122,7 +122,7 @@ class _PostgreSQL:
         priorities, due = _due(queue, select(queue.rows))
         entity = aliased(queue.table, due)
         first = select(entity).select_from(priorities.join(due, true())).where(queue.opened)
-        return first.limit(literal(1, literal_execute=True))
+        return first.limit(literal_column("1"))
 
     def is_among_first(self, queue: Queue, limit: ColumnElement[int]) -> ColumnElement[bool]:
         priorities, due = _due(queue, select(queue.key))
@@ -220,7 +220,7 @@ def _due(queue: Queue, rows: Select[Any]) -> tuple[CTE, FromClause]:
         rows.where(queue.waiting, queue.priority == priorities.c.priority, queue.due)
         .order_by(queue.turn, queue.key)
         # a bound limit would let a generic plan sort the whole queue
-        .limit(literal(MOST_AT_ONCE, literal_execute=True))
+        .limit(literal_column(str(MOST_AT_ONCE)))
         .with_for_update(skip_locked=True)
     )
     return priorities, due.lateral("due")

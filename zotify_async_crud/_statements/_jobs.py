@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
-from sqlalchemy import ColumnElement, FromClause, exists, func, literal, select
+from sqlalchemy import ColumnElement, FromClause, exists, func, literal_column, select
 
 from zotify_async_crud._dialects import Queue
 from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
@@ -26,8 +26,8 @@ def has_status(
 
 
 def the(status: DownloadJobStatus) -> ColumnElement[DownloadJobStatus]:
-    """Return *status* as a literal."""
-    return literal(status, DownloadJob.status.type, literal_execute=True)
+    """Return *status* as a literal, which costs nothing when the statement is executed."""
+    return literal_column(f"'{status.value}'", DownloadJob.status.type)
 
 
 def due_since(jobs: FromClause = JOBS) -> ColumnElement[dt.datetime]:

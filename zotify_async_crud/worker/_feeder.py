@@ -24,15 +24,16 @@ _AHEAD: Final = 0.02
 _MOST_AHEAD: Final = 800
 """Jobs that may be claimed ahead, however short they are."""
 
-_EXCHANGES: Final = 2
-"""Exchanges at the same time."""
-
 _SOON: Final = 1.0
 """Seconds in which at least one of the jobs that were claimed ahead must have begun."""
 
 
 class Feeder:
-    """Feeds the slots of a pool from the queue."""
+    """Feeds the slots of a pool from the queue, by one exchange after the other.
+
+    Two claims at the same time could bring later jobs first, and what would be written beside a
+    claim is written with the next for less.
+    """
 
     def __init__(
         self, link: Link, slots: Slots, size: int, interval: float, *, until_idle: bool
@@ -40,7 +41,7 @@ class Feeder:
         self._link, self._slots, self._size, self._until_idle = link, slots, size, until_idle
         self._interval = interval
         self._pace = _Pace()
-        self._exchanges: dict[asyncio.Task[None], int] = {}  # and the room that each may fill
+        self._exchanging: asyncio.Task[None] | None = None
         self._hungry = True  # whether the queue may have more than it gave the last time
         self._unsure = False  # whether a reply was lost that may have brought claims
         self._stopping = False
@@ -67,17 +68,18 @@ class Feeder:
 
     @property
     def _is_idle(self) -> bool:
-        return self._slots.is_idle and not self._exchanges
+        return self._slots.is_idle and self._exchanging is None
 
     async def step(self) -> None:
         """Begin an exchange if there is one to make, or wait until there is."""
-        self._collect()
-        if self.is_done:
+        if self._exchanging is not None:
+            await self._collect(self._exchanging)
+        if self._exchanging is not None or self.is_done:
             return
-        if self._unsure and not self._exchanges:
+        if self._unsure:
             await self._recover()
         room = self._room()
-        if self._is_worthwhile(room):
+        if self._slots.unwritten or (self._hungry and room):
             self._begin(room)
         elif self._until_idle and not self._hungry and self._is_idle:
             await self._find_out_if_drained()
@@ -86,13 +88,12 @@ class Feeder:
 
     async def close(self) -> None:
         """Break off what is under way."""
-        for exchange in self._exchanges:
-            exchange.cancel()
-        await asyncio.gather(*self._exchanges, return_exceptions=True)
+        if self._exchanging is not None:
+            self._exchanging.cancel()
+            await asyncio.wait({self._exchanging})
 
     def _room(self) -> int:
-        # two claims at the same time could bring later jobs first
-        if self._stopping or any(self._exchanges.values()):
+        if self._stopping:
             return 0
         ahead = self._pace.jobs_ahead
         room = self._size + ahead - self._slots.taken
@@ -100,35 +101,21 @@ class Feeder:
         most = (self._size + ahead + 1) // 2 if ahead else self._size
         return min(max(0, room), most, MOST_AT_ONCE)
 
-    def _is_worthwhile(self, room: int) -> bool:
-        """Tell whether to make another exchange: the first for anything, a second for many jobs.
-
-        While the database is busy with one, the next has been put together, and neither waits.
-        """
-        if not any(self._exchanges.values()) and self._hungry and room > 0:
-            return True
-        if not self._exchanges:
-            return self._slots.unwritten > 0
-        many = max(self._size, self._pace.jobs_ahead // 2)
-        return len(self._exchanges) < _EXCHANGES and self._slots.unwritten >= many
-
     def _begin(self, room: int) -> None:
         over = self._slots.take_over()
         forgets = room > 0 and self._hungry and not self._asked
         if room:
             self._hungry = self._asked = False  # a wake-up from now on counts
-        exchange = begin(self._exchange(over, room, forgets=forgets))
-        self._exchanges[exchange] = room
-        exchange.add_done_callback(lambda _: self._slots.changed.set())
+        self._exchanging = begin(self._exchange(over, room, forgets=forgets))
+        self._exchanging.add_done_callback(lambda _: self._slots.changed.set())
 
-    def _collect(self) -> None:
-        """Forget the exchanges that are over, and raise what went wrong in one of them."""
-        over = [exchange for exchange in self._exchanges if exchange.done()]
-        for exchange in over:
-            del self._exchanges[exchange]
-        failures = [failure for exchange in over if (failure := exchange.exception())]
-        if failures:
-            raise failures[0]
+    async def _collect(self, exchange: asyncio.Task[None]) -> None:
+        """Wait until something changes; if the exchange is over, raise what went wrong in it."""
+        if not exchange.done():
+            await self._wait(None)
+        if exchange.done():
+            self._exchanging = None
+            exchange.result()
 
     async def _exchange(self, over: list[Attempt], room: int, *, forgets: bool) -> None:
         written = [attempt.settlement for attempt in over if attempt.settlement]
@@ -173,7 +160,7 @@ class Feeder:
         if self._slots.has_waiting:
             await self._reconsider()
             return
-        if self._exchanges or not room:
+        if not room:
             await self._wait(None)
             return
         if self._look_at is None:
