@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,12 +29,12 @@ _SOON: Final = 1.0
 """Seconds in which at least one of the jobs that were claimed ahead must have begun."""
 
 
-class Feeder:
-    """Feeds the slots of a pool from the queue, by one exchange after the other.
+_EXCHANGES: Final = 2
+"""Exchanges at the same time, where jobs are so short that the pool would wait for each."""
 
-    Two claims at the same time could bring later jobs first, and what would be written beside a
-    claim is written with the next for less.
-    """
+
+class Feeder:
+    """Feeds the slots of a pool from the queue: writes what is over, and claims what is next."""
 
     def __init__(
         self, link: Link, slots: Slots, size: int, interval: float, *, until_idle: bool
@@ -41,7 +42,9 @@ class Feeder:
         self._link, self._slots, self._size, self._until_idle = link, slots, size, until_idle
         self._interval = interval
         self._pace = _Pace()
-        self._exchanging: asyncio.Task[None] | None = None
+        self._exchanges: deque[asyncio.Task[None]] = deque()  # as they were sent
+        self._coming = 0  # jobs that they may bring
+        self._abounds = False  # whether the last brought all that it asked for
         self._hungry = True  # whether the queue may have more than it gave the last time
         self._unsure = False  # whether a reply was lost that may have brought claims
         self._stopping = False
@@ -68,19 +71,20 @@ class Feeder:
 
     @property
     def _is_idle(self) -> bool:
-        return self._slots.is_idle and self._exchanging is None
+        return self._slots.is_idle and not self._exchanges
 
     async def step(self) -> None:
         """Begin an exchange if there is one to make, or wait until there is."""
-        if self._exchanging is not None:
-            await self._collect(self._exchanging)
-        if self._exchanging is not None or self.is_done:
+        self._collect()
+        if self.is_done:
             return
-        if self._unsure:
+        if self._unsure and not self._exchanges:
             await self._recover()
         room = self._room()
-        if self._slots.unwritten or (self._hungry and room):
+        if self._is_worthwhile(room):
             self._begin(room)
+        elif self._exchanges:
+            await self._wait(None)
         elif self._until_idle and not self._hungry and self._is_idle:
             await self._find_out_if_drained()
         else:
@@ -88,36 +92,44 @@ class Feeder:
 
     async def close(self) -> None:
         """Break off what is under way."""
-        if self._exchanging is not None:
-            self._exchanging.cancel()
-            await asyncio.wait({self._exchanging})
+        for exchange in self._exchanges:
+            exchange.cancel()
+        await asyncio.gather(*self._exchanges, return_exceptions=True)
 
     def _room(self) -> int:
         if self._stopping:
             return 0
         ahead = self._pace.jobs_ahead
-        room = self._size + ahead - self._slots.taken
+        room = self._size + ahead - self._slots.taken - self._coming
         # by halves: one is worked off while the other is fetched
         most = (self._size + ahead + 1) // 2 if ahead else self._size
         return min(max(0, room), most, MOST_AT_ONCE)
+
+    def _is_worthwhile(self, room: int) -> bool:
+        """Tell whether to make another exchange: the first for anything, a second for many jobs."""
+        if not self._exchanges:
+            return self._slots.unwritten > 0 or (self._hungry and room > 0)
+        many = max(self._size, self._pace.jobs_ahead // 4)
+        is_full = len(self._exchanges) == _EXCHANGES
+        return self._abounds and not is_full and min(room, self._slots.unwritten) >= many
 
     def _begin(self, room: int) -> None:
         over = self._slots.take_over()
         forgets = room > 0 and self._hungry and not self._asked
         if room:
             self._hungry = self._asked = False  # a wake-up from now on counts
-        self._exchanging = begin(self._exchange(over, room, forgets=forgets))
-        self._exchanging.add_done_callback(lambda _: self._slots.changed.set())
+        self._coming += room
+        exchange = begin(self._exchange(over, room, forgets=forgets))
+        self._exchanges.append(exchange)
+        exchange.add_done_callback(lambda _: self._slots.changed.set())
 
-    async def _collect(self, exchange: asyncio.Task[None]) -> None:
-        """Wait until something changes; if the exchange is over, raise what went wrong in it."""
-        if not exchange.done():
-            await self._wait(None)
-        if exchange.done():
-            self._exchanging = None
-            exchange.result()
+    def _collect(self) -> None:
+        """Forget the exchanges that are over, and raise what went wrong in one of them."""
+        while self._exchanges and self._exchanges[0].done():
+            self._exchanges.popleft().result()
 
     async def _exchange(self, over: list[Attempt], room: int, *, forgets: bool) -> None:
+        before = list(self._exchanges)
         written = [attempt.settlement for attempt in over if attempt.settlement]
         started = time.perf_counter()
         try:
@@ -125,15 +137,20 @@ class Feeder:
         except BaseException:
             self._slots.put_back(over)
             self._hungry, self._unsure = True, self._unsure or room > 0
+            self._coming -= room
             raise
-        self.has_exchanged = True
         now = time.perf_counter()
+        if before:  # what was claimed first is to begin first
+            await asyncio.wait(before)
+        self.has_exchanged = True
         done = sum(settled.outcome is not DownloadJobStatus.PENDING for settled in written)
         self._pace.count(done, now - started)
-        self._hungry = self._hungry or len(exchange.claims) == room > 0
+        self._abounds = len(exchange.claims) == room > 0
+        self._hungry = self._hungry or self._abounds
         if forgets:
             self._look_at = None
         self._expect_back(written, now)
+        self._coming -= room
         self._slots.exchanged(over, exchange)
 
     def _expect_back(self, written: Sequence[Settlement], now: float) -> None:
