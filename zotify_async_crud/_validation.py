@@ -157,7 +157,7 @@ def progress_of_claims(value: object) -> dict[schemas.Claim, float]:
 
 
 def _items(field: str, value: object, kind: type[T]) -> list[T]:
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or isinstance(value, kind):  # a Claim is a tuple, too
         raise InvalidValue(field, f"Input should be a list of {kind.__name__}")
     for place, item in enumerate(value):
         if not isinstance(item, kind):

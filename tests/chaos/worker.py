@@ -14,7 +14,6 @@ import random
 import signal
 import sys
 import time
-from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -106,5 +105,5 @@ if __name__ == "__main__":
     logging.basicConfig(level="WARNING")
     if "UNFENCED" in os.environ:
         sql._fence = _unfenced  # noqa: SLF001
-        claims._token = attrgetter("job_id")  # noqa: SLF001
+        claims._token = lambda claim: (claim.job_id, 0)  # noqa: SLF001
     asyncio.run(main(sys.argv[1], sys.argv[2]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import datetime as dt
 import inspect
 import math
@@ -365,21 +364,16 @@ def _leaves(value: object) -> list[object]:
     """Return what is in *value*, however deep."""
     if isinstance(value, Mapping):
         return [leaf for each in value.values() for leaf in _leaves(each)]
+    if isinstance(value, Claim | Settlement):
+        usual: Any = new_claim() if isinstance(value, Claim) else completed(new_claim())
+        changed = [each for each, before in zip(value, usual, strict=True) if each is not before]
+        return [leaf for each in changed for leaf in _leaves(each)]
     if isinstance(value, list | set | frozenset | tuple):
         return [leaf for each in value for leaf in _leaves(each)]
     if isinstance(value, schemas.DownloadJobCreate):
         return _leaves({name: vars(value)[name] for name in value.model_fields_set})
     if isinstance(value, DownloadJob):
         return _leaves({name: each for name, each in vars(value).items() if name[0] != "_"})
-    if isinstance(value, Claim | Settlement):
-        usual: Any = new_claim() if isinstance(value, Claim) else completed(new_claim())
-        fields = [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
-        return [
-            leaf
-            for name, each in fields
-            if each is not getattr(usual, name)
-            for leaf in _leaves(each)
-        ]
     return [value]
 
 

@@ -108,7 +108,8 @@ def _fence(database: Database, rows: Subquery, jobs: FromClause = JOBS) -> Colum
 def settle_download_jobs(database: Database, settlements: Sequence[Settlement]) -> Query:
     """End the claims of *settlements*, each as it says, where they still hold."""
     columns = given.settlements(settlements)
-    statement = _settle_alone(database, given.varying(columns), _all_complete(settlements))
+    all_complete = _all_complete(settlements)
+    statement = _settle_alone(database, given.varying(columns), all_complete=all_complete)
     return Query(statement, given.parameters(database, columns))
 
 
@@ -117,13 +118,13 @@ def _all_complete(settlements: Sequence[Settlement]) -> bool:
 
 
 @cache
-def _settle_alone(database: Database, varying: frozenset[str], all_complete: bool) -> Executable:
+def _settle_alone(database: Database, varying: frozenset[str], *, all_complete: bool) -> Executable:
     rows = database.rows(given.NAME, given.SETTLEMENT, varying)
-    statement: Executable = _settle(database, rows, all_complete)
+    statement: Executable = _settle(database, rows, all_complete=all_complete)
     return statement
 
 
-def _settle(database: Database, rows: Subquery, all_complete: bool) -> Any:
+def _settle(database: Database, rows: Subquery, *, all_complete: bool) -> Any:
     # what is known beforehand a planner leaves out
     is_completed = true() if all_complete else rows.c.outcome == _COMPLETED
     is_released = false() if all_complete else rows.c.outcome == _PENDING
@@ -174,14 +175,15 @@ def exchange_download_jobs(
     """
     columns = given.settlements(settlements)
     parameters = given.parameters(database, columns) | _claiming(worker_id, limit, lease)
-    statement = _exchange(database, given.varying(columns), _all_complete(settlements))
+    all_complete = _all_complete(settlements)
+    statement = _exchange(database, given.varying(columns), all_complete=all_complete)
     return Query(statement, parameters)
 
 
 @cache
-def _exchange(database: Database, varying: frozenset[str], all_complete: bool) -> Executable:
+def _exchange(database: Database, varying: frozenset[str], *, all_complete: bool) -> Executable:
     rows = database.rows(given.NAME, given.SETTLEMENT, varying)
-    settled = _settle(database, rows, all_complete).cte("settled")
+    settled = _settle(database, rows, all_complete=all_complete).cte("settled")
     claimed = _claim(database).cte("claimed")
     given_claim = {"job_id": rows.c.job_id, "attempt": rows.c.attempt}
     is_settled = exists().where(*(settled.c[key] == value for key, value in given_claim.items()))

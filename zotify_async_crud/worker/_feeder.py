@@ -8,7 +8,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from zotify_async_crud._dialects import MOST_AT_ONCE
 from zotify_async_crud.schemas import DownloadJobStatus, Settlement
@@ -110,16 +110,24 @@ class Feeder:
         if not self._exchanges:
             return self._slots.unwritten > 0 or (self._hungry and room > 0)
         many = max(self._size, self._pace.jobs_ahead // 4)
-        is_full = len(self._exchanges) == _EXCHANGES
-        return self._abounds and not is_full and min(room, self._slots.unwritten) >= many
+        return self._may_overlap and min(room, self._slots.unwritten) >= many
+
+    @property
+    def _may_overlap(self) -> bool:
+        """Whether a second exchange may be made: where one handler runs, the order is strict.
+
+        A claim that overtakes another on its way to the database brings the earlier jobs.
+        """
+        is_strict = self._size == 1 or self._link.is_connecting
+        return self._abounds and not is_strict and len(self._exchanges) < _EXCHANGES
 
     def _begin(self, room: int) -> None:
-        over = self._slots.take_over()
         forgets = room > 0 and self._hungry and not self._asked
+        sent = _Sent(self._slots.take_over(), room, forgets, list(self._exchanges))
         if room:
             self._hungry = self._asked = False  # a wake-up from now on counts
         self._coming += room
-        exchange = begin(self._exchange(over, room, forgets=forgets))
+        exchange = begin(self._exchange(sent))
         self._exchanges.append(exchange)
         exchange.add_done_callback(lambda _: self._slots.changed.set())
 
@@ -128,30 +136,34 @@ class Feeder:
         while self._exchanges and self._exchanges[0].done():
             self._exchanges.popleft().result()
 
-    async def _exchange(self, over: list[Attempt], room: int, *, forgets: bool) -> None:
-        before = list(self._exchanges)
-        written = [attempt.settlement for attempt in over if attempt.settlement]
+    async def _exchange(self, sent: _Sent) -> None:
+        written = [attempt.settlement for attempt in sent.over if attempt.settlement]
         started = time.perf_counter()
         try:
-            exchange = await self._link.exchange(written, room)
+            exchange = await self._link.exchange(written, sent.room)
         except BaseException:
-            self._slots.put_back(over)
-            self._hungry, self._unsure = True, self._unsure or room > 0
-            self._coming -= room
+            self._coming -= sent.room
+            self._slots.put_back(sent.over)
+            self._hungry, self._unsure = True, self._unsure or sent.room > 0
             raise
-        now = time.perf_counter()
-        if before:  # what was claimed first is to begin first
-            await asyncio.wait(before)
+        took = time.perf_counter() - started
+        if sent.before:  # what was asked for first is to begin first
+            await asyncio.wait(sent.before)
+        self._coming -= sent.room
+        self._take_note(sent, written, took, len(exchange.claims))
+        self._slots.exchanged(sent.over, exchange)
+
+    def _take_note(
+        self, sent: _Sent, written: Sequence[Settlement], took: float, claimed: int
+    ) -> None:
         self.has_exchanged = True
         done = sum(settled.outcome is not DownloadJobStatus.PENDING for settled in written)
-        self._pace.count(done, now - started)
-        self._abounds = len(exchange.claims) == room > 0
+        self._pace.count(done, took)
+        self._abounds = claimed == sent.room > 0
         self._hungry = self._hungry or self._abounds
-        if forgets:
+        if sent.forgets:
             self._look_at = None
-        self._expect_back(written, now)
-        self._coming -= room
-        self._slots.exchanged(over, exchange)
+        self._expect_back(written, time.perf_counter())
 
     def _expect_back(self, written: Sequence[Settlement], now: float) -> None:
         """See to it that what failed just now is begun again as soon as it is due."""
@@ -207,6 +219,17 @@ class Feeder:
             return False
         self._slots.changed.clear()
         return True
+
+
+class _Sent(NamedTuple):
+    """An exchange on its way: what it writes, and how many jobs it may bring."""
+
+    over: list[Attempt]
+    room: int
+    forgets: bool
+    """Whether its answer is newer than what is known of the next job that becomes due."""
+    before: Sequence[asyncio.Task[None]]
+    """Those on their way already."""
 
 
 class _Pace:

@@ -24,6 +24,7 @@ class Lines:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._idle: list[_Line] = []
+        self.is_connecting = False
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
@@ -48,9 +49,12 @@ class Lines:
             line = self._idle.pop()
             if await line.is_alive():
                 return line
-        connection = await self._engine.connect()
-        driver = await connection.run_sync(_detached)
-        return _Line(connection, driver)
+        self.is_connecting = True
+        try:
+            connection = await self._engine.connect()
+            return _Line(connection, await connection.run_sync(_detached))
+        finally:
+            self.is_connecting = False
 
 
 class _Line:

@@ -41,6 +41,11 @@ class Link:
         """Whether ``events.watch_others`` looks for jobs of other processes."""
         return self.engine is not None and self.database.looks_for_others(self.engine.url)
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether an exchange waits for a connection."""
+        return self._lines is not None and self._lines.is_connecting
+
     def _exchanging(self) -> contextlib.AbstractAsyncContextManager[AsyncSession]:
         """Return a session whose statements need no transaction around them, if there are such."""
         return self._lines.session() if self._lines else self._sessions.begin()
