@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
-from sqlalchemy import ColumnElement, FromClause, exists, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, exists, func, literal, literal_column, select
 
 from zotify_async_crud._dialects import Queue
 from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
@@ -21,8 +21,11 @@ NOW: Final = UTCNow()
 def has_status(
     status: DownloadJobStatus, job: type[DownloadJob] = DownloadJob
 ) -> ColumnElement[bool]:
-    """Compare with a literal: a bound parameter hides that a partial index fits."""
-    return job.status == the(status)
+    """Compare with a literal: a bound parameter hides that a partial index fits.
+
+    It is put in when the statement is executed, so that one statement serves every status.
+    """
+    return job.status == literal(status, DownloadJob.status.type, literal_execute=True)
 
 
 def the(status: DownloadJobStatus) -> ColumnElement[DownloadJobStatus]:
