@@ -45,7 +45,7 @@ ON_DUPLICATE: Final[TypeAdapter[schemas.OnDuplicate]] = TypeAdapter(schemas.Dupl
 JOB: Final = TypeAdapter(schemas.DownloadJobCreate)
 JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
 _JOB_COLUMNS: Final[dict[str, TypeAdapter[Any]]] = {
-    name: TypeAdapter(list[field.rebuild_annotation()])  # type: ignore[arg-type]
+    name: TypeAdapter(list[field.rebuild_annotation()])  # type: ignore[arg-type, misc]
     for name, field in schemas.DownloadJobCreate.model_fields.items()
 }
 _JOB_IDS: Final = TypeAdapter(list[schemas.Id])
