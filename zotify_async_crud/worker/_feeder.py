@@ -118,7 +118,7 @@ class Feeder:
 
         A claim that overtakes another on its way to the database brings the earlier jobs.
         """
-        is_strict = self._size == 1 or self._link.is_connecting
+        is_strict = self._size == 1 or not self._link.may_overlap
         return self._abounds and not is_strict and len(self._exchanges) < _EXCHANGES
 
     def _begin(self, room: int) -> None:
@@ -137,7 +137,7 @@ class Feeder:
             self._exchanges.popleft().result()
 
     async def _exchange(self, sent: _Sent) -> None:
-        written = [attempt.settlement for attempt in sent.over if attempt.settlement]
+        written = [attempt.settlement for attempt in sent.over]
         started = time.perf_counter()
         try:
             exchange = await self._link.exchange(written, sent.room)

@@ -7,7 +7,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud.errors import LeaseLost
@@ -60,8 +60,8 @@ class Attempt:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.task: asyncio.Task[Settlement] | None = None  # once its first step is over
-        self.settlement: Settlement | None = None
+        self.task: asyncio.Task[Any]  # once it has begun
+        self.settlement: Settlement  # once it is over
         self.duration = 0.0
         self.progress: float | None = None
         self.cancel_requested = self.released = self.lost = False
@@ -70,26 +70,20 @@ class Attempt:
     @property
     def outcome(self) -> Outcome:
         """How it ended, if what is to be written of it can be written."""
-        if self.settlement is None:
-            return Outcome.LOST
         if self.settlement.outcome is DownloadJobStatus.COMPLETED:
             return Outcome.COMPLETED
-        released = self.settlement.outcome is DownloadJobStatus.PENDING
-        return Outcome.RELEASED if released else Outcome.FAILED
+        is_released = self.settlement.outcome is DownloadJobStatus.PENDING
+        return Outcome.RELEASED if is_released else Outcome.FAILED
 
     def give_back(self) -> None:
         """Stop the handler, so that another worker can have the job."""
         self.released = True
-        self._cancel()
+        self.task.cancel()
 
     def give_up(self) -> None:
         """Stop the handler, since its job may be another worker's by now."""
         self.lost = True
-        self._cancel()
-
-    def _cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+        self.task.cancel()
 
 
 class JobContext:
@@ -147,6 +141,7 @@ async def settle(
 ) -> Settlement:
     """Call *handler*, and return what is to be written of what came of it."""
     claim, started = attempt.claim, time.perf_counter()
+    attempt.task = cast("asyncio.Task[Any]", asyncio.current_task())
     try:
         await handler(context)
     except Discard as error:

@@ -65,14 +65,15 @@ class _Line:
     async def is_alive(self) -> bool:
         if time.monotonic() - self.used_at < _SURE:
             return True
+        answers = False
         try:
-            await self.connection.run_sync(lambda sync: sync.dialect.do_ping(self._driver))
-        except BaseException as error:
-            await self.drop()
-            if not isinstance(error, Exception):
-                raise
-            return False
-        return True
+            with contextlib.suppress(Exception):
+                await self.connection.run_sync(lambda sync: sync.dialect.do_ping(self._driver))
+                answers = True
+        finally:
+            if not answers:
+                await self.drop()
+        return answers
 
     async def drop(self) -> None:
         # An error has perhaps invalidated the connection. SQLAlchemy forgets one then that is in no

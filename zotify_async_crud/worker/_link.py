@@ -42,9 +42,9 @@ class Link:
         return self.engine is not None and self.database.looks_for_others(self.engine.url)
 
     @property
-    def is_connecting(self) -> bool:
-        """Whether an exchange waits for a connection."""
-        return self._lines is not None and self._lines.is_connecting
+    def may_overlap(self) -> bool:
+        """Whether exchanges can be under way side by side, and reach the database as sent."""
+        return self._lines is not None and not self._lines.is_connecting
 
     def _exchanging(self) -> contextlib.AbstractAsyncContextManager[AsyncSession]:
         """Return a session whose statements need no transaction around them, if there are such."""

@@ -169,8 +169,6 @@ class Slots:
             self._end(attempt, task)
             return
         task.add_done_callback(functools.partial(self._ended, attempt))
-        if attempt.lost or attempt.released:  # by what its first step did
-            task.cancel()
 
     def _ended(self, attempt: Attempt, task: asyncio.Task[Settlement]) -> None:
         self._end(attempt, task)

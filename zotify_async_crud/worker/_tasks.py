@@ -6,24 +6,19 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-if sys.version_info >= (3, 12):
+_EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
-    def begin(work: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
-        """Run *work* until it first waits, and the rest of it as a task.
 
-        What never waits is over when this returns, for half of what a turn of the loop costs.
-        """
-        loop = asyncio.get_running_loop()
-        if loop.get_task_factory() is not None:  # the application's own, which may trace tasks
-            return loop.create_task(work, context=context)
-        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
+def begin(work: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
+    """Run *work* until it first waits, and the rest of it as a task; before Python 3.12, all of it.
 
-else:
-
-    def begin(work: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
-        """Run *work* as a task, from the loop's next turn on."""
-        return asyncio.create_task(work, context=context)
+    What never waits is over when this returns, for half of what a turn of the loop costs.
+    """
+    loop = asyncio.get_running_loop()
+    if loop.get_task_factory() is not None:  # the application's own, which may trace tasks
+        return loop.create_task(work, context=context)
+    return asyncio.Task(work, loop=loop, context=context, **_EAGER)
