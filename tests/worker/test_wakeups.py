@@ -237,6 +237,12 @@ async def test_a_commit_in_another_process_wakes_the_pool(
             assert (await handler.next()).job_id == job_id
 
 
+def _insert(path: str, job_id: str) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("INSERT INTO download_jobs (job_id, track_id) VALUES (?, 't')", (job_id,))
+    other.close()
+
+
 @only_sqlite
 async def test_a_change_by_other_software_is_seen_in_the_file(url: str, sessions: Sessions) -> None:
     """Whoever writes, PRAGMA data_version tells; it costs no claim to ask."""
@@ -245,10 +251,7 @@ async def test_a_change_by_other_software_is_seen_in_the_file(url: str, sessions
     pool = WorkerPool(sessions, handler, poll_interval=0.05)
     async with running(pool):
         for number in range(3):
-            with sqlite3.connect(file_of(url)) as other:
-                insert = "INSERT INTO download_jobs (job_id, track_id) VALUES (?, 't')"
-                other.execute(insert, (f"job {number}",))
-            other.close()
+            await asyncio.to_thread(_insert, file_of(url), f"job {number}")
             assert (await handler.next()).job_id == f"job {number}"
 
 

@@ -33,11 +33,8 @@ class UTCDateTime(TypeDecorator[dt.datetime]):
     def process_result_value(
         self, value: dt.datetime | None, dialect: Dialect
     ) -> dt.datetime | None:
-        if value is None or value.tzinfo is dt.UTC:
-            return value
-        if value.tzinfo is None:  # SQLite keeps no offset
-            return value.replace(tzinfo=dt.UTC)
-        return value.astimezone(dt.UTC)
+        # SQLite keeps no offset, and PostgreSQL's driver gives everything in UTC
+        return value if value is None or value.tzinfo else value.replace(tzinfo=dt.UTC)
 
 
 class Real(TypeDecorator[float]):

@@ -15,7 +15,7 @@ from zotify_async_crud.schemas import DownloadJobStatus, Settlement
 from zotify_async_crud.worker._jobs import Attempt
 from zotify_async_crud.worker._link import Link
 from zotify_async_crud.worker._slots import Slots
-from zotify_async_crud.worker._tasks import begin
+from zotify_async_crud.worker._tasks import begin, is_set_within
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
 
@@ -27,7 +27,6 @@ _MOST_AHEAD: Final = 800
 
 _SOON: Final = 1.0
 """Seconds in which at least one of the jobs that were claimed ahead must have begun."""
-
 
 _EXCHANGES: Final = 2
 """Exchanges at the same time, where jobs are so short that the pool would wait for each."""
@@ -212,13 +211,9 @@ class Feeder:
 
     async def _wait(self, seconds: float | None) -> bool:
         """Wait until something changes; return False if nothing did in *seconds*."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._slots.changed.wait()
-        except TimeoutError:
-            return False
+        changed = await is_set_within(seconds, self._slots.changed)
         self._slots.changed.clear()
-        return True
+        return changed
 
 
 class _Sent(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Final
 
 from zotify_async_crud.worker._link import Link
 from zotify_async_crud.worker._slots import Slots
+from zotify_async_crud.worker._tasks import is_set_within
 
 _BETWEEN_REPORTS: Final = 1.0
 """Seconds; what handlers report in between is written together."""
@@ -26,7 +27,7 @@ class Keeper:
 
     async def step(self) -> None:
         """Wait until leases or reports are to be written, and write them."""
-        if await self._wait_for_reports(self._renew_at - time.monotonic()):
+        if await is_set_within(self._renew_at - time.monotonic(), self._slots.reported):
             await asyncio.sleep(min(self._report_at, self._renew_at) - time.monotonic())
         now = time.monotonic()
         is_time = now >= self._renew_at
@@ -38,14 +39,6 @@ class Keeper:
         self._report_at = now + self._between_reports
         if is_time:
             self._renew_at = now + self._interval * random.uniform(0.8, 1)
-
-    async def _wait_for_reports(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._slots.reported.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 class Rescuer:

@@ -1,4 +1,4 @@
-"""Tasks that begin at once."""
+"""Tasks that begin at once, and waits that end in time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextvars import Context
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+_DAY: Final = 86_400.0
 
 _EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
@@ -22,3 +24,24 @@ def begin(work: Coroutine[Any, Any, T], context: Context | None = None) -> async
     if loop.get_task_factory() is not None:  # the application's own, which may trace tasks
         return loop.create_task(work, context=context)
     return asyncio.Task(work, loop=loop, context=context, **_EAGER)
+
+
+async def is_set_within(seconds: float | None, event: asyncio.Event) -> bool:
+    """Wait until *event* is set; set it after *seconds* if nobody else does, and return False.
+
+    A timeout would break off what waits, by an exception through all of its callers.
+    """
+    came = True
+
+    def give_up() -> None:
+        nonlocal came
+        came = event.is_set()
+        event.set()
+
+    patience = _DAY if seconds is None else max(0.0, seconds)
+    timer = asyncio.get_running_loop().call_later(patience, give_up)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
+    return came
