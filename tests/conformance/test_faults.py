@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import pytest
+from sqlalchemy import event, insert, make_url, select, text
 from sqlalchemy import exc as sa_exc
-from sqlalchemy import insert, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from tests.support.factories import (
@@ -331,6 +332,34 @@ async def test_a_connection_lost_during_the_commit_leaves_the_outcome_unknown(
     assert isinstance(unknown.value.__cause__, sa_exc.DBAPIError)
     async with sessions() as db:
         assert await crud.get_all_download_jobs(db) == []  # it happens to have been in time
+
+
+def _close(connection: Any) -> None:
+    connection.driver_connection.terminate()
+
+
+def _lose_track(_: Any) -> None:
+    # what the driver says to the next statement where it has read that the server process was
+    # ended, and not yet that the connection was: which of the two comes first is up to the kernel
+    raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2)")
+
+
+@only_postgresql
+@pytest.mark.parametrize("lose", [_close, _lose_track])
+async def test_a_connection_lost_while_it_is_set_up_is_unavailable(
+    engine: AsyncEngine, sessions: Sessions, lose: Callable[[Any], None]
+) -> None:
+    """There the driver's errors do not pass through SQLAlchemy; the next transaction goes well."""
+
+    @event.listens_for(engine.sync_engine, "connect", insert=True, once=True)
+    def _(connection: Any, __: object) -> None:
+        lose(connection)
+
+    await engine.dispose()
+    with pytest.raises(DatabaseUnavailable) as failed:
+        await add_job(sessions)
+    assert failed.value.retry_safe
+    await add_job(sessions)
 
 
 async def test_a_database_that_was_never_reached_has_committed_nothing() -> None:

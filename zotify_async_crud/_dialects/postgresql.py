@@ -208,6 +208,8 @@ class _PostgreSQL:
         # the driver lets bare TimeoutErrors and other OSErrors out, and so may the application
         if isinstance(error, OSError) and any(_modules(error, "asyncpg")):
             return DatabaseUnavailable(str(error) or type(error).__name__)
+        if _is_out_of_step(error, _origin(cause)):
+            return DatabaseUnavailable(str(_origin(cause)))
         if isinstance(error, sa_exc.DBAPIError):
             return DatabaseError(type(_origin(cause)).__name__)
         return None
@@ -234,6 +236,14 @@ def _is_one_of(key: ColumnElement[str], found: Select[Any]) -> ColumnElement[boo
 def is_connecting(error: BaseException) -> bool:
     """Tell whether *error* was raised before there was a connection."""
     return any(_modules(error, "asyncpg.connect_utils"))
+
+
+def _is_out_of_step(error: BaseException, origin: BaseException | None) -> bool:
+    """Tell whether the driver no longer knows what the server is at, as where that has ended."""
+    return isinstance(origin, asyncpg.InternalClientError) or (
+        # while SQLAlchemy sets up a new connection; of a misuse the driver speaks in other words
+        isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
+    )
 
 
 def _modules(error: BaseException, package: str) -> Iterator[str]:
