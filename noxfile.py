@@ -43,6 +43,9 @@ os.environ.setdefault("UV_NATIVE_TLS", "true")
 PAIRS = [(PYTHONS[0], "lowest"), (PYTHONS[0], "2.0"), *((python, "2.1") for python in PYTHONS[-2:])]
 PAIRS += [(python, "2.1") for python in PYTHONS[1:-2]]
 
+# each process has a server of its own; what the chaos tests do would disturb the others
+SIDE_BY_SIDE = ["--numprocesses=auto", "--maxprocesses=4", "--ignore=tests/chaos"]
+
 
 def _groups(*names: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, *names))
@@ -89,9 +92,7 @@ def tests(session: nox.Session, sqlalchemy: str) -> None:
     )
     data = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
     session.run("coverage", "erase", env=data)
-    session.run(
-        "coverage", "run", "-m", "pytest", "--ignore=tests/chaos", *session.posargs, env=data
-    )
+    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs, env=data)
     session.run("coverage", "combine", "--quiet", env=data)
     session.run("coverage", "report", env=data)
 
