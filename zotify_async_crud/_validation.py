@@ -14,7 +14,7 @@ from zotify_async_crud.errors import InvalidValue
 T = TypeVar("T")
 
 PAGE_MAX_LENGTH: Final = 1_000
-PRUNE_MAX: Final = 100_000
+DELETE_MAX: Final = 100_000
 ATTEMPT_MAX: Final = 2**31 - 1
 
 ID: Final[TypeAdapter[str]] = TypeAdapter(schemas.Id)
@@ -25,6 +25,8 @@ PROGRESS: Final[TypeAdapter[float | None]] = TypeAdapter(schemas.Progress | None
 PROGRESS_ALWAYS: Final[TypeAdapter[float]] = TypeAdapter(schemas.Progress)
 STATUS: Final[TypeAdapter[schemas.DownloadJobStatus]] = TypeAdapter(schemas.Status)
 TRACK_IDS: Final[TypeAdapter[list[str]]] = TypeAdapter(schemas.TrackIds)
+PLAYLISTS: Final = TypeAdapter(list[schemas.PlaylistData])
+TRACKS: Final = TypeAdapter(list[schemas.TrackData])
 TOKEN_DATA: Final = TypeAdapter(schemas.SpotifyTokenData)
 LIMIT: Final[TypeAdapter[int]] = TypeAdapter(
     Annotated[int, Strict(), Field(ge=1, le=PAGE_MAX_LENGTH)]
@@ -33,8 +35,8 @@ LIMIT: Final[TypeAdapter[int]] = TypeAdapter(
 LIMIT_OR_NONE: Final[TypeAdapter[int]] = TypeAdapter(
     Annotated[int, Strict(), Field(ge=0, le=PAGE_MAX_LENGTH)]
 )
-PRUNED_AT_ONCE: Final[TypeAdapter[int]] = TypeAdapter(
-    Annotated[int, Strict(), Field(ge=1, le=PRUNE_MAX)]
+DELETED_AT_ONCE: Final[TypeAdapter[int]] = TypeAdapter(
+    Annotated[int, Strict(), Field(ge=1, le=DELETE_MAX)]
 )
 ERROR_TEXT: Final[TypeAdapter[str]] = TypeAdapter(schemas.ErrorMessage)
 WORKER_ID: Final[TypeAdapter[str]] = TypeAdapter(schemas.WorkerId)
@@ -84,11 +86,35 @@ def validated(field: str, adapter: TypeAdapter[T], value: object) -> T:
     raise InvalidValue(_place(field, problem["loc"]), reason)
 
 
-def track_ids(value: object) -> list[str]:
-    """Return *value* as the list of track ids that it must be; a set has no order, a str no ids."""
-    if not isinstance(value, list | tuple):
-        raise InvalidValue("track_ids", "Input should be a list of track ids")
-    return validated("track_ids", TRACK_IDS, value)
+def playlist(playlist_id: object, name: object, track_ids: object) -> schemas.PlaylistData:
+    """Return the playlist that its parts make."""
+    key = validated("playlist_id", ID, playlist_id)
+    given = validated("playlist_name", NAME, name)
+    found = validated("track_ids", TRACK_IDS, track_ids)
+    return schemas.PlaylistData.model_construct(id=key, name=given, track_ids=found)
+
+
+def playlists(value: object) -> list[schemas.PlaylistData]:
+    """Return *value* as the list of playlists that it must be, each of them once."""
+    found = _items("playlists", value, schemas.PlaylistData)
+    valid = validated("playlists", PLAYLISTS, found)
+    seen: set[str] = set()
+    for place, each in enumerate(valid):
+        if each.id in seen:
+            raise InvalidValue(f"playlists[{place}].id", "Input should not be given twice")
+        seen.add(each.id)
+    return valid
+
+
+def tracks(value: object) -> list[schemas.TrackData]:
+    """Return *value* as the list of tracks that it must be."""
+    return validated("tracks", TRACKS, _items("tracks", value, schemas.TrackData))
+
+
+def flag(field: str, value: object) -> None:
+    """Make sure that *value* is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidValue(field, "Input should be True or False")
 
 
 def token_data(value: object) -> schemas.SpotifyTokenData:

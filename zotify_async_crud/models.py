@@ -190,7 +190,10 @@ class Track(Base):
 
 
 class PlaylistTrack(Base):
-    """One place in a playlist. A track may stand in several."""
+    """One place in a playlist. A track may stand in several.
+
+    Positions only order the places: there are gaps between them, and some are below zero.
+    """
 
     __tablename__ = "playlist_tracks"
 
@@ -204,7 +207,7 @@ class PlaylistTrack(Base):
 
     track: Mapped[Track] = relationship(lazy="joined", innerjoin=True)
 
-    __table_args__ = (CheckConstraint("position >= 0", name="position"), CLUSTERED)
+    __table_args__ = (CLUSTERED,)
 
     def __repr__(self) -> str:
         return _repr(self, "playlist_id", "position", "track_id")
@@ -222,14 +225,18 @@ class Playlist(Base):
 
     id: Mapped[str] = mapped_column(SPOTIFY_ID, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
+    snapshot_id: Mapped[str | None] = mapped_column(Text)
 
     entries: Mapped[list[PlaylistTrack]] = relationship(
         lazy="joined",
         order_by=PlaylistTrack.position,
-        viewonly=True,  # written by crud.create_or_update_playlist, in whole
+        viewonly=True,  # written by crud.playlist_sync
     )
 
-    __table_args__ = (CheckConstraint(f"length(id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="id"),)
+    __table_args__ = (
+        CheckConstraint(f"length(id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="id"),
+        CheckConstraint("snapshot_id <> ''", name="snapshot_id"),
+    )
 
     @property
     def tracks(self) -> list[Track]:

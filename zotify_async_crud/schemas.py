@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import Annotated, Final, NamedTuple
 
@@ -36,6 +36,9 @@ TOKEN_MAX_LENGTH: Final = 16_384
 
 PLAYLIST_MAX_TRACKS: Final = 1_000_000
 """Entries of one playlist; Spotify itself allows 10,000."""
+
+SNAPSHOT_ID_MAX_LENGTH: Final = 1_000
+"""Characters of the id that Spotify gives to a version of a playlist."""
 
 PRIORITY_MIN: Final = -32_768
 PRIORITY_MAX: Final = 32_767
@@ -81,9 +84,19 @@ def _lasting(value: dt.timedelta) -> dt.timedelta:
     return value
 
 
+def _ordered(value: object) -> object:
+    """Refuse what pydantic would take as a list: a set has no order, a str no ids."""
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("track_ids_type", "Input should be a list of track ids")
+    return value
+
+
 Id = Annotated[str, Strict(), Field(min_length=1, max_length=ID_MAX_LENGTH, pattern=_NO_NUL)]
 Name = Annotated[str, Strict(), Field(max_length=NAME_MAX_LENGTH, pattern=_NO_NUL)]
 ErrorMessage = Annotated[str, Strict(), Field(max_length=ERROR_MAX_LENGTH, pattern=_NO_NUL)]
+SnapshotId = Annotated[
+    str, Strict(), Field(min_length=1, max_length=SNAPSHOT_ID_MAX_LENGTH, pattern=_NO_NUL)
+]
 Progress = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
 Token = Annotated[str, Strict(), Field(min_length=1, max_length=TOKEN_MAX_LENGTH, pattern=_NO_NUL)]
 Instant = Annotated[AwareDatetime, Strict(), AfterValidator(_in_utc)]
@@ -95,7 +108,7 @@ WorkerId = Annotated[
 Delay = Annotated[dt.timedelta, Field(ge=dt.timedelta(0), le=DURATION_MAX)]
 Duration = Annotated[Delay, BeforeValidator(_in_seconds)]
 Lease = Annotated[Duration, AfterValidator(_lasting)]
-TrackIds = Annotated[list[Id], Field(max_length=PLAYLIST_MAX_TRACKS)]
+TrackIds = Annotated[list[Id], BeforeValidator(_ordered), Field(max_length=PLAYLIST_MAX_TRACKS)]
 
 
 class DownloadJobStatus(StrEnum):
@@ -275,6 +288,56 @@ class DownloadQueueStats:
     def rate(self) -> float:
         """Jobs completed in a second, over the last minute."""
         return self.completed_last_minute / 60
+
+
+class TrackData(BaseModel):
+    """What is known of a track; None is what is not."""
+
+    model_config = ConfigDict(frozen=True, revalidate_instances="always")
+
+    id: Id
+    name: Name | None = None
+    artist: Name | None = None
+    album: Name | None = None
+
+
+class PlaylistData(BaseModel):
+    """A playlist as it is to be: its tracks in order, duplicates included.
+
+    ``snapshot_id`` is the version that Spotify gives for it (``GET /playlists/{id}``), where known.
+    """
+
+    model_config = ConfigDict(frozen=True, revalidate_instances="always")
+
+    id: Id
+    name: Name
+    track_ids: TrackIds
+    snapshot_id: SnapshotId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What a sync of playlists changed; results add up."""
+
+    playlists_created: int = 0
+
+    playlists_updated: int = 0
+    """Their names or their tracks were others before."""
+
+    playlists_unchanged: int = 0
+    playlists_removed: int = 0
+
+    tracks_created: int = 0
+    """Tracks that were in no playlist before, nor known otherwise."""
+
+    entries_added: int = 0
+    entries_moved: int = 0
+    entries_removed: int = 0
+    """Places in playlists that still exist. A track has as many as it stands there times."""
+
+    def __add__(self, other: SyncResult) -> SyncResult:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return SyncResult(*(one + another for one, another in pairs))
 
 
 class Track(BaseModel):

@@ -7,7 +7,7 @@ import datetime as dt
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pydantic
 import pytest
@@ -27,6 +27,7 @@ from tests.support.factories import (
     ids,
     new_claim,
     new_job,
+    playlist_data,
     short,
     statements_sent,
     token_data,
@@ -35,6 +36,8 @@ from zotify_async_crud import crud, schemas
 from zotify_async_crud.errors import InvalidValue
 from zotify_async_crud.models import DownloadJob, Playlist, Track
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, Settlement
+
+M = TypeVar("M", bound=pydantic.BaseModel)
 
 
 class Bad(NamedTuple):
@@ -118,6 +121,14 @@ NO_CURSORS: Final = (
     _cursor("2031-02-03T04:05:06+00:00 key") + "=",
     _cursor("2031-02-03T04:05:06+00:00 key") + "\n",
 )
+NO_PLAYLIST_CURSORS: Final = (
+    *NO_CURSORS[:13],
+    _cursor(""),
+    _cursor("nul\0canary"),
+    _cursor("x" * 256),
+    _cursor("p") + "=",
+    _cursor("p") + "\n",
+)
 NO_SIZE: Final = (*NO_LIMIT[:1], *NO_LIMIT[2:])
 NO_DURATION: Final = (
     *(-1, -0.001, math.nan, math.inf, -math.inf, 10**400, 10**12, 315_360_000.1),
@@ -160,6 +171,27 @@ NO_OBJECTS: Final = (None, "canary", 5, {"job_id": "canary"}, ("canary", 1, "w")
 NO_LISTS: Final = (None, 5, "canary", b"canary", {"a", "b"}, {"a": 1}, frozenset("a"), iter("ab"))
 
 
+NO_PLAYLISTS: Final[dict[str, tuple[object, ...]]] = {
+    "id": NO_IDS,
+    "name": NO_NAMES,
+    "snapshot_id": (*NO_STRINGS[1:], "", "s" * 1_001, *NO_TEXT),
+    "track_ids": NO_LISTS,
+}
+"""Bad values of each field of a playlist to sync."""
+NO_TRACKS: Final[dict[str, tuple[object, ...]]] = {
+    "id": NO_IDS,
+    "name": NO_NAMES[1:],
+    "artist": NO_NAMES[1:],
+    "album": NO_NAMES[1:],
+}
+"""Bad values of each field of what is known of a track."""
+
+
+def _unchecked(model: M, name: str, value: object) -> M:
+    """Return *model* with a value that pydantic has not looked at."""
+    return model.model_copy(update={name: value})
+
+
 def _bad_claims() -> Iterator[tuple[str, object]]:
     """Yield what is no claim, and claims that cannot be, with the field that is wrong."""
     yield from (("", value) for value in (*NO_OBJECTS, completed(new_claim())))
@@ -186,6 +218,7 @@ def _is_hashable(value: object) -> bool:
     return True
 
 
+OTHERS: Final = [playlist_data(playlist_id) for playlist_id in ("a", "b", "c")]
 _OTHER: Final = new_claim(job_id="other")
 OUTCOMES: Final = {DownloadJobStatus.COMPLETED, DownloadJobStatus.FAILED, DownloadJobStatus.PENDING}
 """How an attempt can end."""
@@ -329,6 +362,55 @@ BAD: Final[list[Bad]] = [
         Bad("create_or_update_spotify_token", "token_data", value)
         for value in (None, 5, "canary", [("access_token", "canary")], object())
     ),
+    *(Bad("sync_playlists", "playlists", value) for value in (*NO_LISTS, playlist_data())),
+    *(
+        Bad("sync_playlists", "playlists", [*OTHERS, value], "playlists[3]")
+        for value in (*NO_OBJECTS, {"id": "p"}, Playlist(id="p", name="n"))
+    ),
+    *(
+        Bad(
+            "sync_playlists",
+            "playlists",
+            [*OTHERS, _unchecked(playlist_data("d"), name, value)],
+            f"playlists[3].{name}",
+        )
+        for name, values in NO_PLAYLISTS.items()
+        for value in values
+    ),
+    *(
+        Bad(
+            "sync_playlists",
+            "playlists",
+            [*OTHERS, _unchecked(playlist_data("d"), "track_ids", ["a", "b", "a", value])],
+            "playlists[3].track_ids[3]",
+        )
+        for value in NO_IDS
+    ),
+    Bad("sync_playlists", "playlists", [*OTHERS, OTHERS[0]], "playlists[3].id"),
+    *(Bad("sync_playlists", "remove_others", value) for value in (None, 0, 1, "no", ["canary"])),
+    *(Bad("upsert_tracks", "tracks", value) for value in (*NO_LISTS, schemas.TrackData(id="t"))),
+    *(
+        Bad("upsert_tracks", "tracks", [*[schemas.TrackData(id="t")] * 3, value], "tracks[3]")
+        for value in (*NO_OBJECTS, {"id": "t"}, Track(id="t"))
+    ),
+    *(
+        Bad(
+            "upsert_tracks",
+            "tracks",
+            [*[schemas.TrackData(id="t")] * 3, _unchecked(schemas.TrackData(id="u"), name, value)],
+            f"tracks[3].{name}",
+        )
+        for name, values in NO_TRACKS.items()
+        for value in values
+    ),
+    *(
+        Bad("delete_orphan_tracks", "limit", value)
+        for value in (*NO_LIMIT[:3], 100_001, *NO_LIMIT[4:])
+    ),
+    *(Bad("list_playlists", "limit", value) for value in NO_LIMIT),
+    *(Bad("list_playlists", "after", value) for value in NO_PLAYLIST_CURSORS),
+    *(Bad("stream_playlist_tracks", "playlist_id", value) for value in NO_STRINGS),
+    *(Bad("delete_playlist", "playlist_id", value) for value in NO_STRINGS),
     *(
         Bad(
             "create_or_update_spotify_token",
@@ -370,7 +452,7 @@ def _leaves(value: object) -> list[object]:
         return [leaf for each in changed for leaf in _leaves(each)]
     if isinstance(value, list | set | frozenset | tuple):
         return [leaf for each in value for leaf in _leaves(each)]
-    if isinstance(value, schemas.DownloadJobCreate):
+    if isinstance(value, pydantic.BaseModel):
         return _leaves({name: vars(value)[name] for name in value.model_fields_set})
     if isinstance(value, DownloadJob):
         return _leaves({name: each for name, each in vars(value).items() if name[0] != "_"})
@@ -499,7 +581,7 @@ async def test_the_longest_values_fit(sessions: Sessions, character: str) -> Non
     assert rows["download_jobs"][0][1] == key
     assert rows["download_jobs"][0][5] == error
     assert rows["tracks"] == [(key, name, None, None)]
-    assert rows["playlists"] == [(key, name)]
+    assert rows["playlists"] == [(key, name, None)]
     assert rows["playlist_tracks"] == [(key, 0, key)]
     assert rows["spotify_tokens"][0][1:3] == (secret, secret)
 

@@ -179,6 +179,18 @@ async def stored_job(sessions: Sessions, job_id: str) -> models.DownloadJob:
         return await db.get_one(models.DownloadJob, job_id)
 
 
+def playlist_data(
+    playlist_id: str = "p",
+    track_ids: Sequence[str] = ("a", "b"),
+    name: str = "Focus",
+    snapshot_id: str | None = None,
+) -> schemas.PlaylistData:
+    """Return a playlist to sync."""
+    return schemas.PlaylistData(
+        id=playlist_id, name=name, track_ids=list(track_ids), snapshot_id=snapshot_id
+    )
+
+
 async def add_playlist(
     sessions: Sessions,
     playlist_id: str = "p",
@@ -277,7 +289,13 @@ GOOD: Final[dict[str, dict[str, object]]] = {
     "get_time_until_next_download_job": {},
     "get_or_create_track": {"track_id": "t"},
     "create_or_update_playlist": {"playlist_id": "p", "playlist_name": "n", "track_ids": ["t"]},
+    "upsert_tracks": {"tracks": [schemas.TrackData(id="t", name="n")]},
+    "delete_orphan_tracks": {"limit": 10},
+    "sync_playlists": {"playlists": [playlist_data()]},
     "get_playlist": {"playlist_id": "p"},
+    "list_playlists": {"limit": 10},
+    "stream_playlist_tracks": {"playlist_id": "p"},
+    "delete_playlist": {"playlist_id": "p"},
     "clear_all_playlists_and_tracks": {},
     "get_spotify_token": {},
     "create_or_update_spotify_token": {"token_data": token_data()},

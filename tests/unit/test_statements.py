@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -22,6 +23,7 @@ from zotify_async_crud._statements import (
     download_queue,
     playlists,
     spotify_tokens,
+    tracks,
 )
 from zotify_async_crud._statements._given import Query
 from zotify_async_crud.models import Base
@@ -328,29 +330,41 @@ def test_a_list_is_one_parameter_however_long_it_is(
 ) -> None:
     """The text is the same for every length, and no limit of parameters is near."""
     track_ids = [f"track-{number}" for number in range(count)]
-    tracks, entries = (
-        playlists.create_missing_tracks(db, track_ids),
-        playlists.add_entries(db, "p", track_ids),
-    )
+    statement = tracks.create_missing_tracks(db, track_ids)
 
-    assert len(_parameters(tracks, dialect)) <= 2
-    assert len(_parameters(entries, dialect)) <= 3
-    assert _sql(tracks, dialect) == _sql(playlists.create_missing_tracks(db, ["x"]), dialect)
-    assert _sql(entries, dialect) == _sql(playlists.add_entries(db, "p", ["x"]), dialect)
+    assert len(_parameters(statement, dialect)) <= 2
+    assert _sql(statement, dialect) == _sql(tracks.create_missing_tracks(db, ["x"]), dialect)
+
+
+@pytest.mark.parametrize("count", [2, 3, 50_000])
+@pytest.mark.parametrize(
+    "write", [playlists.add_entries, playlists.move_entries, playlists.remove_entries]
+)
+def test_the_entries_of_a_sync_are_a_parameter_a_column(
+    dialect: Dialect, db: Database, write: Callable[..., Query], count: int
+) -> None:
+    """However many of however many playlists they are."""
+    width = 2 if write is playlists.remove_entries else 3
+    rows = [(place, "p", place)[:width] for place in range(count)]
+
+    query = write(db, rows)
+
+    assert len(_parameters(query, dialect)) <= width
+    assert _sql(query, dialect) == _sql(write(db, rows[:2]), dialect)
 
 
 def test_tracks_are_inserted_in_the_order_of_the_list(dialect: Dialect, db: Database) -> None:
     """The order of the locks is what keeps two syncs from a deadlock."""
-    tracks = _sql(playlists.create_missing_tracks(db, ["a", "b"]), dialect)
+    insertion = _sql(tracks.create_missing_tracks(db, ["a", "b"]), dialect)
 
-    assert re.search(r"ORDER BY \w+\.\S+( - \S+)? ON CONFLICT \(id\) DO NOTHING", tracks)
+    assert re.search(r"ORDER BY \w+\.\S+( - \S+)? ON CONFLICT \(id\) DO NOTHING", insertion)
 
 
 def test_a_track_that_is_there_only_gets_a_name_that_it_lacks(
     dialect: Dialect, db: Database
 ) -> None:
     """The name that is known goes first."""
-    upsert = _sql(playlists.get_or_create_track(db, "t", "Name"), dialect)
+    upsert = _sql(tracks.get_or_create_track(db, "t", "Name"), dialect)
 
     assert "ON CONFLICT (id) DO UPDATE SET name = coalesce(tracks.name, excluded.name)" in upsert
 

@@ -59,7 +59,7 @@ def test_an_error_tells_what_is_wrong_in_words(value: object, reason: str) -> No
 @pytest.mark.parametrize("value", [["a", "b"], ("a", "b"), []], ids=str)
 def test_track_ids_may_come_in_any_sequence_that_has_an_order(value: Any) -> None:
     """And leave as a list of their own."""
-    track_ids = check.track_ids(value)
+    track_ids = check.playlist("p", "Name", value).track_ids
 
     assert track_ids == list(value)
     assert track_ids is not value
@@ -72,7 +72,7 @@ def test_a_bad_track_id_is_found_by_its_place(place: int) -> None:
     track_ids[place] = ""
 
     with pytest.raises(InvalidValue) as caught:
-        check.track_ids(track_ids)
+        check.playlist("p", "Name", track_ids)
 
     assert caught.value.field == f"track_ids[{place}]"
 
@@ -80,7 +80,7 @@ def test_a_bad_track_id_is_found_by_its_place(place: int) -> None:
 def test_the_longest_playlist_has_a_limit() -> None:
     """One bad request must not fill the memory."""
     with pytest.raises(InvalidValue, match=r"^track_ids: ") as caught:
-        check.track_ids(["t"] * (schemas.PLAYLIST_MAX_TRACKS + 1))
+        check.playlist("p", "Name", ["t"] * (schemas.PLAYLIST_MAX_TRACKS + 1))
 
     assert caught.value.field == "track_ids"
 

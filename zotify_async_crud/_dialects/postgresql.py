@@ -150,6 +150,10 @@ class _PostgreSQL:
         # conflicts with the lock of INSERT, UPDATE and DELETE, and not with that of SELECT
         connection.execute(text(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
 
+    def join_writers(self, connection: Connection, table: str) -> None:
+        # the lock that an INSERT takes
+        connection.execute(text(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE"))
+
     def plan_afresh(self, connection: Connection) -> None:
         # The checks of foreign keys keep the plan that they made first. One made for a table of a
         # single page reads the whole table, for every row of ten thousand.

@@ -138,6 +138,10 @@ class Database(Protocol):
         """Wait for the writers of *table*, and keep others waiting until the transaction ends."""
         ...
 
+    def join_writers(self, connection: Connection, table: str) -> None:
+        """Be among the writers of *table* from now on, for whom ``lock_out_writers`` waits."""
+        ...
+
     def plan_afresh(self, connection: Connection) -> None:
         """Forget how *connection* ran its statements while the tables were smaller."""
         ...

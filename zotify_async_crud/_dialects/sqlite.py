@@ -134,6 +134,9 @@ class _SQLite:
     def lock_out_writers(self, connection: Connection, table: str) -> None:
         """There is one writer at a time, and guard_transaction made it this one."""
 
+    def join_writers(self, connection: Connection, table: str) -> None:
+        """There is one writer at a time, and guard_transaction made it this one."""
+
     def plan_afresh(self, connection: Connection) -> None:
         """SQLite's foreign keys always go through the index of what they refer to."""
 

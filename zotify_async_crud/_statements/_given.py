@@ -7,10 +7,10 @@ to run it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Boolean, Double, Integer, String
+from sqlalchemy import BigInteger, Boolean, Double, Integer, String, Text
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects import Columns, Database, Types
@@ -36,6 +36,11 @@ JOB: Final[Types] = {
     "is_unique": Boolean(),
 }
 TRACK: Final[Types] = {"track_id": String()}
+TRACK_DATA: Final[Types] = {"id": String(), "name": Text(), "artist": Text(), "album": Text()}
+PLAYLIST: Final[Types] = {"id": String(), "name": Text(), "snapshot_id": Text()}
+PLACE: Final[Types] = {"position": BigInteger(), "playlist_id": String()}
+ENTRY: Final[Types] = {**PLACE, "track_id": String()}
+MOVE: Final[Types] = {**PLACE, "new_position": BigInteger()}
 
 
 class Query(NamedTuple):
@@ -80,6 +85,11 @@ def jobs(job_ids: Sequence[str], jobs: Sequence[DownloadJobCreate]) -> Columns:
     }
 
 
+def columns(types: Types, rows: Sequence[tuple[Any, ...]]) -> Columns:
+    """Return *rows* by column; there is at least one."""
+    return dict(zip(types, zip(*rows, strict=True), strict=True))
+
+
 def varying(columns: Columns) -> frozenset[str]:
     """Return the first column, and the others whose values differ."""
     first, *others = columns
@@ -89,3 +99,10 @@ def varying(columns: Columns) -> frozenset[str]:
 def parameters(database: Database, columns: Columns) -> dict[str, Any]:
     """Return *columns* as the parameters of a statement."""
     return database.row_parameters(NAME, columns, varying(columns))
+
+
+def query(
+    build: Callable[[Database, frozenset[str]], Executable], database: Database, columns: Columns
+) -> Query:
+    """Return the statement that *build* makes for the shape of *columns*, and its parameters."""
+    return Query(build(database, varying(columns)), parameters(database, columns))

@@ -1,69 +1,142 @@
-"""Statements of tracks and playlists."""
+"""Statements of playlists and of what stands in them.
+
+What a sync writes are statements about the tables and not about entities, since it has no use for
+objects.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import Select, delete, func, insert, literal, select, true
+from sqlalchemy import Select, Table, delete, insert, select, true, tuple_, update
+from sqlalchemy.orm import raiseload
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects import Database
-from zotify_async_crud.models import Playlist, PlaylistTrack, Track
+from zotify_async_crud._statements import _given as given
+from zotify_async_crud._statements._given import Query
+from zotify_async_crud.models import Base, Playlist, PlaylistTrack, Track
+from zotify_async_crud.schemas import PlaylistData
+
+PLAYLISTS: Final[Table] = Base.metadata.tables[Playlist.__tablename__]
+ENTRIES: Final[Table] = Base.metadata.tables[PlaylistTrack.__tablename__]
 
 
-def get_track(track_id: str) -> Select[Any]:
-    """Read one track."""
-    return select(Track).where(Track.id == track_id)
+def create_missing_playlists(database: Database, playlists: Sequence[PlaylistData]) -> Query:
+    """Insert the playlists that are not there yet, in the order given; return the ids of those."""
+    columns = _headers(playlists)
+    return Query(
+        _create_missing(database, given.varying(columns)), given.parameters(database, columns)
+    )
 
 
-def get_or_create_track(database: Database, track_id: str, track_name: str | None) -> Executable:
-    """Insert a track, or read the one that is there and give it a name if it has none."""
-    insertion = database.insert(Track).values(id=track_id, name=track_name)
-    # DO UPDATE, since DO NOTHING returns nothing for a row that exists
-    known_name = func.coalesce(Track.name, insertion.excluded.name)
-    return insertion.on_conflict_do_update(
-        index_elements=[Track.id], set_={"name": known_name}
-    ).returning(Track)
-
-
-def create_missing_tracks(database: Database, track_ids: Sequence[str]) -> Executable:
-    """Insert the tracks that are not there yet, in the order given."""
-    listed = database.listed(track_ids)
+@cache
+def _create_missing(database: Database, varying: frozenset[str]) -> Executable:
+    rows = database.rows(given.NAME, given.PLAYLIST, varying)
     return (
-        database.insert(Track)
-        .from_select(["id"], select(listed.value).where(true()).order_by(listed.position))
-        .on_conflict_do_nothing(index_elements=[Track.id])
+        database.insert(PLAYLISTS)
+        .from_select(list(given.PLAYLIST), select(rows).where(true()))
+        .on_conflict_do_nothing(index_elements=[PLAYLISTS.c.id])
+        .returning(PLAYLISTS.c.id)
     )
 
 
-def create_or_rename_playlist(
-    database: Database, playlist_id: str, playlist_name: str
-) -> Executable:
-    """Insert a playlist or rename it, and hold its row either way."""
+def hold_playlists(database: Database, playlist_ids: Sequence[str]) -> Select[Any]:
+    """Read playlists and hold them, all in one order."""
+    listed = database.listed(playlist_ids)
+    return hold_all_playlists().where(PLAYLISTS.c.id.in_(select(listed.value)))
+
+
+def hold_all_playlists() -> Select[Any]:
+    """Read every playlist and hold it, all in one order."""
+    header = select(PLAYLISTS.c.id, PLAYLISTS.c.name, PLAYLISTS.c.snapshot_id)
+    return header.order_by(PLAYLISTS.c.id).with_for_update(of=PLAYLISTS)
+
+
+def update_playlists(database: Database, playlists: Sequence[PlaylistData]) -> Query:
+    """Write the names and snapshots of playlists."""
+    columns = _headers(playlists)
+    return Query(
+        _update_headers(database, given.varying(columns)), given.parameters(database, columns)
+    )
+
+
+@cache
+def _update_headers(database: Database, varying: frozenset[str]) -> Executable:
+    rows = database.rows(given.NAME, given.PLAYLIST, varying)
     return (
-        database.insert(Playlist)
-        .values(id=playlist_id, name=playlist_name)
-        .on_conflict_do_update(index_elements=[Playlist.id], set_={"name": playlist_name})
+        update(PLAYLISTS)
+        .where(PLAYLISTS.c.id == rows.c.id)
+        .values(name=rows.c.name, snapshot_id=rows.c.snapshot_id)
     )
 
 
-def remove_entries(playlist_id: str) -> Executable:
-    """Delete the entries of a playlist."""
+def remove_playlists(database: Database, playlist_ids: Sequence[str]) -> tuple[Executable, ...]:
+    """Delete playlists; their entries first, since not every engine lets SQLite do that itself."""
+    listed = database.listed(playlist_ids)
     return (
-        delete(PlaylistTrack)
-        .where(PlaylistTrack.playlist_id == playlist_id)
-        .execution_options(synchronize_session=False)
+        delete(ENTRIES).where(ENTRIES.c.playlist_id.in_(select(listed.value))),
+        delete(Playlist).where(Playlist.id.in_(select(listed.value))),
     )
 
 
-def add_entries(database: Database, playlist_id: str, track_ids: Sequence[str]) -> Executable:
-    """Insert *track_ids* as the entries of a playlist, counting positions from 0."""
-    listed = database.listed(track_ids)
-    return insert(PlaylistTrack).from_select(
-        ["playlist_id", "position", "track_id"],
-        select(literal(playlist_id), listed.position, listed.value),
+def read_entries(database: Database, playlist_ids: Sequence[str]) -> Select[Any]:
+    """Read what stands in playlists, each in its order."""
+    listed = database.listed(playlist_ids)
+    return (
+        select(ENTRIES.c.playlist_id, ENTRIES.c.position, ENTRIES.c.track_id)
+        .where(ENTRIES.c.playlist_id.in_(select(listed.value)))
+        .order_by(ENTRIES.c.playlist_id, ENTRIES.c.position)
     )
+
+
+def remove_entries(database: Database, entries: Sequence[tuple[Any, ...]]) -> Query:
+    """Delete entries by their places."""
+    columns = given.columns(given.PLACE, entries)
+    return Query(
+        _remove_entries(database, given.varying(columns)), given.parameters(database, columns)
+    )
+
+
+@cache
+def _remove_entries(database: Database, varying: frozenset[str]) -> Executable:
+    rows = database.rows(given.NAME, given.PLACE, varying)
+    place = tuple_(ENTRIES.c.playlist_id, ENTRIES.c.position)
+    return delete(ENTRIES).where(place.in_(select(rows.c.playlist_id, rows.c.position)))
+
+
+def move_entries(database: Database, entries: Sequence[tuple[Any, ...]]) -> Query:
+    """Give entries other positions, none of which another entry has."""
+    columns = given.columns(given.MOVE, entries)
+    return Query(
+        _move_entries(database, given.varying(columns)), given.parameters(database, columns)
+    )
+
+
+@cache
+def _move_entries(database: Database, varying: frozenset[str]) -> Executable:
+    rows = database.rows(given.NAME, given.MOVE, varying)
+    return (
+        update(ENTRIES)
+        .where(ENTRIES.c.playlist_id == rows.c.playlist_id, ENTRIES.c.position == rows.c.position)
+        .values(position=rows.c.new_position)
+    )
+
+
+def add_entries(database: Database, entries: Sequence[tuple[Any, ...]]) -> Query:
+    """Insert entries."""
+    columns = given.columns(given.ENTRY, entries)
+    return Query(
+        _add_entries(database, given.varying(columns)), given.parameters(database, columns)
+    )
+
+
+@cache
+def _add_entries(database: Database, varying: frozenset[str]) -> Executable:
+    rows = database.rows(given.NAME, given.ENTRY, varying)
+    return insert(ENTRIES).from_select(list(given.ENTRY), select(rows))
 
 
 def get_playlist(playlist_id: str) -> Select[Any]:
@@ -71,6 +144,32 @@ def get_playlist(playlist_id: str) -> Select[Any]:
     return select(Playlist).where(Playlist.id == playlist_id)
 
 
+def list_playlists(limit: int, after: str | None) -> Select[Any]:
+    """Read at most *limit* playlists whose ids come after the id *after*, without their tracks."""
+    statement = select(Playlist).options(raiseload(Playlist.entries)).order_by(Playlist.id)
+    if after is not None:
+        statement = statement.where(Playlist.id > after)
+    return statement.limit(limit)
+
+
+def playlist_tracks(playlist_id: str) -> Select[Any]:
+    """Read the tracks of a playlist in its order."""
+    return (
+        select(Track)
+        .join(PlaylistTrack, PlaylistTrack.track_id == Track.id)
+        .where(PlaylistTrack.playlist_id == playlist_id)
+        .order_by(PlaylistTrack.position)
+    )
+
+
 def clear_all_playlists_and_tracks() -> tuple[Executable, ...]:
     """Delete every entry, playlist and track; entries first, or each would cascade by itself."""
     return delete(PlaylistTrack), delete(Playlist), delete(Track)
+
+
+def _headers(playlists: Sequence[PlaylistData]) -> Mapping[str, Sequence[Any]]:
+    return {
+        "id": [playlist.id for playlist in playlists],
+        "name": [playlist.name for playlist in playlists],
+        "snapshot_id": [playlist.snapshot_id for playlist in playlists],
+    }

@@ -31,17 +31,24 @@ from zotify_async_crud.crud.download_queue import (
     pause_download_queue,
     resume_download_queue,
 )
+from zotify_async_crud.crud.playlist_sync import create_or_update_playlist, sync_playlists
 from zotify_async_crud.crud.playlists import (
     clear_all_playlists_and_tracks,
-    create_or_update_playlist,
+    delete_playlist,
     get_playlist,
+    list_playlists,
+    stream_playlist_tracks,
 )
 from zotify_async_crud.crud.spotify_tokens import (
     create_or_update_spotify_token,
     delete_spotify_token,
     get_spotify_token,
 )
-from zotify_async_crud.crud.tracks import get_or_create_track
+from zotify_async_crud.crud.tracks import (
+    delete_orphan_tracks,
+    get_or_create_track,
+    upsert_tracks,
+)
 
 __all__ = [
     "Page",
@@ -53,6 +60,8 @@ __all__ = [
     "create_download_jobs",
     "create_or_update_playlist",
     "create_or_update_spotify_token",
+    "delete_orphan_tracks",
+    "delete_playlist",
     "delete_spotify_token",
     "exchange_download_jobs",
     "fail_download_job",
@@ -66,6 +75,7 @@ __all__ = [
     "get_spotify_token",
     "get_time_until_next_download_job",
     "list_download_jobs",
+    "list_playlists",
     "pause_download_queue",
     "prune_download_jobs",
     "release_download_jobs",
@@ -75,5 +85,8 @@ __all__ = [
     "resume_download_queue",
     "retry_failed_download_jobs",
     "stream_download_jobs",
+    "stream_playlist_tracks",
+    "sync_playlists",
     "update_download_job_status",
+    "upsert_tracks",
 ]

@@ -25,13 +25,13 @@ class Page(Generic[T]):
     after: str | None
 
 
-def encode_key(created_at: dt.datetime, key: str) -> str:
-    """Return the position of a row in a list ordered by time and id, as text for a URL."""
-    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {key}".encode()).decode().rstrip("=")
+def encode_text(text: str) -> str:
+    """Return *text* in characters that a URL can hold."""
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_key(after: str | None) -> tuple[dt.datetime, str] | None:
-    """Return the position that ``encode_key`` wrote.
+def decode_text(after: str | None) -> str | None:
+    """Return the id that ``encode_text`` wrote.
 
     Raises:
         InvalidValue: It did not write *after*.
@@ -41,10 +41,32 @@ def decode_key(after: str | None) -> tuple[dt.datetime, str] | None:
     try:
         padded = after.encode("ascii") + b"=" * (-len(after) % 4)
         text = base64.b64decode(padded, b"-_", validate=True).decode()
+        if encode_text(text) == after and findable(text, "after"):
+            return text
+    except (AttributeError, ValueError):
+        pass
+    raise InvalidValue("after", "Input should be the after of a page")
+
+
+def encode_key(created_at: dt.datetime, key: str) -> str:
+    """Return the position of a row in a list ordered by time and id, as text for a URL."""
+    return encode_text(f"{created_at.isoformat()} {key}")
+
+
+def decode_key(after: str | None) -> tuple[dt.datetime, str] | None:
+    """Return the position that ``encode_key`` wrote.
+
+    Raises:
+        InvalidValue: It did not write *after*.
+    """
+    text = decode_text(after)
+    if text is None:
+        return None
+    try:
         created_at, key = text.split(" ", maxsplit=1)
         moment = dt.datetime.fromisoformat(created_at).astimezone(dt.UTC)
         if encode_key(moment, key) == after and findable(key, "after"):
             return moment, key
-    except (AttributeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         pass
     raise InvalidValue("after", "Input should be the after of a page")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, Result
+from sqlalchemy import Connection, CursorResult, Result
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.sql import Executable
 
@@ -16,6 +16,9 @@ from zotify_async_crud.errors import InvalidValue
 from zotify_async_crud.models import DownloadJob
 
 T = TypeVar("T")
+
+_AT_ONCE: Final = 1_000
+"""Rows of a stream that are in memory at a time."""
 
 # A row that the session has seen before must show what this statement read or wrote.
 _FRESH: Final = {"populate_existing": True}
@@ -43,6 +46,26 @@ async def execute(
         await _translated(db.flush(), secret=secret)
     running = db.execute(statement, parameters, execution_options=_FRESH)
     return await _translated(running, secret=secret)
+
+
+async def changed(
+    db: AsyncSession, statement: Executable, parameters: dict[str, Any] | None = None
+) -> int:
+    """Execute *statement* and return how many rows it wrote."""
+    result = cast("CursorResult[Any]", await execute(db, statement, parameters))
+    return result.rowcount
+
+
+async def stream(db: AsyncSession, statement: Executable) -> AsyncIterator[Any]:
+    """Yield the first column of what *statement* finds, a part at a time."""
+    options = {**_FRESH, "yield_per": _AT_ONCE}
+    result = await _translated(db.stream_scalars(statement, execution_options=options))
+    try:
+        while rows := await _translated(result.fetchmany(_AT_ONCE)):
+            for row in rows:
+                yield row
+    finally:
+        await result.close()
 
 
 async def begin_unit(db: AsyncSession) -> None:

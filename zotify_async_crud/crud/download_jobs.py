@@ -266,7 +266,7 @@ async def prune_download_jobs(
         database,
         check.finished_statuses(statuses),
         check.validated("older_than", check.DURATION, older_than),
-        check.validated("limit", check.PRUNED_AT_ONCE, limit),
+        check.validated("limit", check.DELETED_AT_ONCE, limit),
     )
     return len((await execute(db, statement)).all())
 

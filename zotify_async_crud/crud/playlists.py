@@ -1,42 +1,17 @@
-"""Playlists and their sync."""
+"""Reading and deleting playlists."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud._statements import playlists as sql
-from zotify_async_crud.crud._session import begin_unit, database_of, execute, on_connection
+from zotify_async_crud.crud._pages import Page, decode_text, encode_text
+from zotify_async_crud.crud._session import begin_unit, database_of, execute, on_connection, stream
 from zotify_async_crud.models import Playlist, Track
-
-
-async def create_or_update_playlist(
-    db: AsyncSession, playlist_id: str, playlist_name: str, track_ids: list[str]
-) -> Playlist:
-    """Create a playlist, or rename it and replace its tracks whole; missing tracks are created.
-
-    The tracks keep the order of *track_ids*, duplicates included. The number of statements does not
-    depend on their number. Other transactions see the playlist before or after, never between; of
-    two syncs of one playlist at the same time, the later to begin waits and wins.
-
-    Raises:
-        TransactionRequired: The session commits each statement, so that others would see the parts.
-        TransactionConflict: In a transaction with several syncs, another such one was in the way.
-    """
-    database = database_of(db)
-    key = check.validated("playlist_id", check.ID, playlist_id)
-    name = check.validated("playlist_name", check.NAME, playlist_name)
-    entries = check.track_ids(track_ids)
-    await begin_unit(db)
-    # Tracks first, ordered by id: all lock in the same order, so that none deadlock.
-    await execute(db, sql.create_missing_tracks(database, sorted(set(entries))))
-    await execute(db, sql.create_or_rename_playlist(database, key, name))
-    await execute(db, sql.remove_entries(key))
-    await on_connection(db, database.plan_afresh)
-    await execute(db, sql.add_entries(database, key, entries))
-    playlist: Playlist = (await execute(db, sql.get_playlist(key))).unique().scalar_one()
-    return playlist
 
 
 async def get_playlist(db: AsyncSession, playlist_id: str) -> Playlist | None:
@@ -49,6 +24,54 @@ async def get_playlist(db: AsyncSession, playlist_id: str) -> Playlist | None:
     return playlist
 
 
+async def list_playlists(
+    db: AsyncSession, *, limit: int, after: str | None = None
+) -> Page[Playlist]:
+    """Return a page of at most *limit* playlists (1 to 1,000) by their ids, without their tracks.
+
+    *after* is the ``after`` of the page before. ``get_playlist`` and ``stream_playlist_tracks``
+    read the tracks.
+    """
+    database_of(db)
+    size = check.validated("limit", check.LIMIT, limit)
+    last = decode_text(after)
+    # one more than asked for tells whether more follow
+    found = list((await execute(db, sql.list_playlists(size + 1, last))).scalars())
+    playlists, more = found[:size], len(found) > size
+    return Page(playlists, encode_text(playlists[-1].id) if more else None)
+
+
+async def stream_playlist_tracks(db: AsyncSession, playlist_id: str) -> AsyncIterator[Track]:
+    """Yield the tracks of a playlist in order, in memory that does not grow with their number.
+
+    They are read by one statement, so that they are those of one version of the playlist. It is
+    under way until the last track: the transaction has to stay open, and whoever stops early closes
+    the iterator (``contextlib.aclosing``). An unknown playlist has no tracks.
+    """
+    database_of(db)
+    if check.findable(playlist_id, "playlist_id"):
+        async for track in stream(db, sql.playlist_tracks(playlist_id)):
+            yield track
+
+
+async def delete_playlist(db: AsyncSession, playlist_id: str) -> bool:
+    """Delete a playlist, and tell whether there was one; its tracks stay.
+
+    Raises:
+        TransactionRequired: The session commits each statement, so that others would see the parts.
+    """
+    database = database_of(db)
+    if not check.findable(playlist_id, "playlist_id"):
+        return False
+    await begin_unit(db)
+    # a sync does so first, too
+    if not (await execute(db, sql.hold_playlists(database, [playlist_id]))).all():
+        return False
+    for statement in sql.remove_playlists(database, [playlist_id]):
+        await execute(db, statement)
+    return True
+
+
 async def clear_all_playlists_and_tracks(db: AsyncSession) -> None:
     """Delete every playlist and every track; jobs and the token stay.
 
@@ -58,7 +81,7 @@ async def clear_all_playlists_and_tracks(db: AsyncSession) -> None:
     database = database_of(db)
 
     def wait_for_syncs(connection: Connection) -> None:
-        # every sync writes to tracks first, so none can slip in between the deletions
+        # every sync is among the writers of tracks first, so none can slip in between the deletions
         database.lock_out_writers(connection, Track.__tablename__)
         database.plan_afresh(connection)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from zotify_async_crud import _validation as check
-from zotify_async_crud._statements import playlists as sql
-from zotify_async_crud.crud._session import database_of, execute
+from zotify_async_crud._statements import tracks as sql
+from zotify_async_crud.crud._session import (
+    begin_unit,
+    changed,
+    database_of,
+    execute,
+    on_connection,
+)
 from zotify_async_crud.models import Track
+from zotify_async_crud.schemas import TrackData
 
 
 async def get_or_create_track(
@@ -26,3 +35,41 @@ async def get_or_create_track(
         return track
     made: Track = (await execute(db, sql.get_or_create_track(database, key, name))).scalar_one()
     return made
+
+
+async def upsert_tracks(db: AsyncSession, tracks: Sequence[TrackData]) -> int:
+    """Create tracks, or write what is known of them, in one statement; return how many it changed.
+
+    What is None leaves what is stored as it is, and what is not replaces it. Of a track that is
+    given several times the last value counts. ``Track`` objects that the session has loaded before
+    stay as they are.
+    """
+    database = database_of(db)
+    given = check.tracks(tracks)
+    if not given:
+        return 0
+    merged: dict[str, TrackData] = {}
+    for track in given:
+        before = merged.get(track.id)
+        news = {key: value for key, value in track if value is not None}
+        merged[track.id] = before.model_copy(update=news) if before else track
+    # by id, so that no two deadlock
+    return await changed(db, *sql.upsert_tracks(database, sorted(merged.values(), key=_id)))
+
+
+async def delete_orphan_tracks(db: AsyncSession, *, limit: int) -> int:
+    """Delete at most *limit* (1 to 100,000) of the tracks in no playlist; return how many it were.
+
+    Until the transaction ends nobody else writes tracks or syncs playlists; call it until it
+    returns 0, each time in a short transaction of its own.
+    """
+    database = database_of(db)
+    size = check.validated("limit", check.DELETED_AT_ONCE, limit)
+    await begin_unit(db)
+    # a sync that is under way may be about to use one of them
+    await on_connection(db, lambda each: database.lock_out_writers(each, Track.__tablename__))
+    return await changed(db, sql.delete_orphan_tracks(size))
+
+
+def _id(track: TrackData) -> str:
+    return track.id
