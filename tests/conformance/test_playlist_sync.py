@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from tests.support.factories import (
@@ -158,11 +158,8 @@ async def test_positions_at_the_end_of_what_a_column_holds_are_spread_anew(
     await add_playlist(sessions, track_ids=["a", "b"])
     async with sessions.begin() as db:
         for track_id, position in (("a", -(2**63)), ("b", 2**63 - 1)):
-            await db.execute(
-                text(
-                    f"UPDATE playlist_tracks SET position = {position} WHERE track_id = '{track_id}'"
-                )
-            )
+            entry = update(PlaylistTrack).where(PlaylistTrack.track_id == track_id)
+            await db.execute(entry.values(position=position))
 
     await add_playlist(sessions, track_ids=["x", "a", "y", "b", "z"])
 

@@ -1,7 +1,8 @@
-"""Tracks and playlists: every outcome of every coroutine, with one caller at a time."""
+"""Playlists: every outcome of every coroutine, with one caller at a time."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 import pytest
@@ -23,84 +24,9 @@ from tests.support.factories import (
     statements_sent,
     stored_track_ids,
 )
-from zotify_async_crud import crud
+from zotify_async_crud import crud, database
 from zotify_async_crud.errors import TracksNotLoaded
 from zotify_async_crud.models import Playlist, PlaylistTrack, Track
-
-# get_or_create_track
-
-
-@pytest.mark.parametrize("name", [None, "", "Bohemian Rhapsody", "雨にぬれても 🌧"])
-async def test_a_track_is_created_with_the_name_given(sessions: Sessions, name: str | None) -> None:
-    """What is not known of it yet is None."""
-    async with sessions.begin() as db:
-        created = await crud.get_or_create_track(db, "track", name)
-
-    async with sessions() as db:
-        stored = await db.get_one(Track, "track")
-    for track in (created, stored):
-        assert (track.id, track.name, track.artist, track.album) == ("track", name, None, None)
-
-
-async def test_a_known_track_is_returned_as_it_is(sessions: Sessions) -> None:
-    """A second caller, with or without another name, changes nothing."""
-    async with sessions.begin() as db:
-        first = await crud.get_or_create_track(db, "track", "Known")
-        first.artist, first.album = "Artist", "Album"
-    before = await all_rows(sessions)
-
-    async with sessions.begin() as db:
-        for name in (None, "Known", "Other", ""):
-            track = await crud.get_or_create_track(db, "track", name)
-            assert (track.name, track.artist, track.album) == ("Known", "Artist", "Album")
-
-    assert await all_rows(sessions) == before
-
-
-async def test_a_track_without_a_name_gets_the_first_one_given(sessions: Sessions) -> None:
-    """A playlist sync knows ids only; names come later."""
-    await add_playlist(sessions, track_ids=["track"])
-
-    async with sessions.begin() as db:
-        loaded = await db.get_one(Track, "track")
-        assert (await crud.get_or_create_track(db, "track")).name is None
-        named = await crud.get_or_create_track(db, "track", "Named")
-
-        assert named is loaded
-        assert loaded.name == "Named"
-    async with sessions() as db:
-        assert (await db.get_one(Track, "track")).name == "Named"
-
-
-async def test_a_track_shows_what_others_did_since_the_session_loaded_it(
-    sessions: Sessions,
-) -> None:
-    """The session does not answer from memory."""
-    async with sessions() as db:
-        loaded = await crud.get_or_create_track(db, "track")
-        await db.commit()
-        async with sessions.begin() as other:
-            await crud.get_or_create_track(other, "track", "Named")
-
-        again = await crud.get_or_create_track(db, "track")
-
-    assert again is loaded
-    assert again.name == "Named"
-
-
-async def test_creating_a_track_is_undone_by_the_callers_rollback(sessions: Sessions) -> None:
-    """Of a new one and of a name."""
-    async with sessions.begin() as db:
-        await crud.get_or_create_track(db, "old")
-    before = await all_rows(sessions)
-
-    async with sessions() as db:
-        await crud.get_or_create_track(db, "new", "New")
-        await crud.get_or_create_track(db, "old", "Old")
-        await db.rollback()
-
-    assert await all_rows(sessions) == before
-
 
 # create_or_update_playlist
 
@@ -330,6 +256,161 @@ async def test_an_id_that_no_playlist_has_finds_nothing(
     async with sessions() as db:
         assert await crud.get_playlist(db, playlist_id) is None
         assert await crud.get_playlist(db, "p") is not None
+
+
+# list_playlists
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 1_000])
+async def test_pages_of_playlists_hold_each_once_in_the_order_of_their_ids(
+    sessions: Sessions, limit: int
+) -> None:
+    """Whatever stands in the ids; the last page says that it is the last."""
+    names = ["a b", "B", "a", "ä", "💾", "p\n", "="]
+    for name in names:
+        await add_playlist(sessions, name)
+
+    pages: list[list[str]] = []
+    after: str | None = None
+    async with sessions() as db:
+        while not pages or after:
+            page = await crud.list_playlists(db, limit=limit, after=after)
+            pages.append([playlist.id for playlist in page.items])
+            after = page.after
+
+    assert [name for page in pages for name in page] == sorted(names)
+    assert [len(page) for page in pages[:-1]] == [limit] * (len(pages) - 1)
+    assert 0 < len(pages[-1]) <= limit
+
+
+async def test_playlists_that_come_and_go_between_two_pages_disturb_none(
+    sessions: Sessions,
+) -> None:
+    """The next page begins after an id, which need not be there any more."""
+    for name in ("b", "d", "f"):
+        await add_playlist(sessions, name)
+    async with sessions.begin() as db:
+        page = await crud.list_playlists(db, limit=2)
+        await crud.delete_playlist(db, "d")
+    for name in ("a", "e"):
+        await add_playlist(sessions, name)
+
+    async with sessions() as db:
+        following = await crud.list_playlists(db, limit=2, after=page.after)
+
+    assert [playlist.id for playlist in following.items] == ["e", "f"]
+    assert following.after is None
+
+
+async def test_a_playlist_of_a_page_has_no_tracks_until_it_is_read(sessions: Sessions) -> None:
+    """What was not asked for must not look empty, and costs no statement for each."""
+    await add_playlist(sessions)
+    async with sessions() as db:
+        (playlist,) = (await crud.list_playlists(db, limit=10)).items
+        with pytest.raises(TracksNotLoaded):
+            _ = playlist.tracks
+        assert await crud.get_playlist(db, "p") is playlist
+        assert ids(playlist) == ["a", "b"]
+
+
+# stream_playlist_tracks
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 2_500])
+async def test_a_stream_yields_the_tracks_in_order(sessions: Sessions, count: int) -> None:
+    """However many are read at a time, and duplicates as often as they stand there."""
+    track_ids = [f"track-{number % 700}" for number in range(count)]
+    await add_playlist(sessions, "other", track_ids=["x"])
+    await add_playlist(sessions, track_ids=track_ids)
+
+    async with sessions() as db:
+        streamed = [track.id async for track in crud.stream_playlist_tracks(db, "p")]
+
+    assert streamed == track_ids
+
+
+async def test_a_stream_is_of_one_version(url: str, sessions: Sessions) -> None:
+    """What another transaction replaces meanwhile does not come into it."""
+    track_ids = [f"track-{number}" for number in range(5_000)]
+    await add_playlist(sessions, track_ids=track_ids)
+
+    engine = database.create_engine(url, read_only=True)
+    async with database.create_session_factory(engine)() as db:
+        streamed = []
+        async for track in crud.stream_playlist_tracks(db, "p"):
+            streamed.append(track.id)
+            if len(streamed) == 1:
+                await add_playlist(sessions, track_ids=track_ids[::-1])
+    await engine.dispose()
+
+    assert streamed == track_ids
+    assert await stored_track_ids(sessions) == track_ids[::-1]
+
+
+async def test_a_stream_may_be_closed_early_and_the_session_goes_on(sessions: Sessions) -> None:
+    """Its cursor is closed with it, and holds no lock."""
+    await add_playlist(sessions, track_ids=[f"track-{number}" for number in range(5_000)])
+
+    async with sessions() as db:
+        async with contextlib.aclosing(crud.stream_playlist_tracks(db, "p")) as tracks:
+            assert (await anext(tracks)).id == "track-0"
+        await crud.create_or_update_playlist(db, "p", "Focus", ["a"])
+        await db.commit()
+
+    assert await stored_track_ids(sessions) == ["a"]
+
+
+@pytest.mark.parametrize("playlist_id", ["unknown", "", "\0", "x" * 10_000], ids=short)
+async def test_an_unknown_playlist_streams_nothing(sessions: Sessions, playlist_id: str) -> None:
+    """Any string is a fair question."""
+    await add_playlist(sessions)
+    async with sessions() as db:
+        assert [track async for track in crud.stream_playlist_tracks(db, playlist_id)] == []
+
+
+# delete_playlist
+
+
+async def test_a_playlist_is_deleted_with_its_places_and_no_tracks(sessions: Sessions) -> None:
+    """It tells whether there was one."""
+    await add_playlist(sessions, "p", track_ids=["a", "b", "a"])
+    await add_playlist(sessions, "q", track_ids=["a"])
+    before = await all_rows(sessions)
+
+    async with sessions.begin() as db:
+        playlist = await db.get_one(Playlist, "p")
+        assert await crud.delete_playlist(db, "p") is True
+        assert playlist not in db
+        assert await crud.delete_playlist(db, "p") is False
+
+    after = await all_rows(sessions)
+    assert after == {
+        **before,
+        "playlists": [row for row in before["playlists"] if row[0] == "q"],
+        "playlist_tracks": [row for row in before["playlist_tracks"] if row[0] == "q"],
+    }
+
+
+@pytest.mark.parametrize("playlist_id", ["unknown", "", "\0", "x" * 10_000], ids=short)
+async def test_to_delete_what_is_not_there_is_no_error(
+    sessions: Sessions, playlist_id: str
+) -> None:
+    """Any string is a fair question."""
+    await add_playlist(sessions)
+    before = await all_rows(sessions)
+    async with sessions.begin() as db:
+        assert await crud.delete_playlist(db, playlist_id) is False
+    assert await all_rows(sessions) == before
+
+
+async def test_a_deletion_is_undone_by_the_callers_rollback(sessions: Sessions) -> None:
+    """The caller owns the transaction."""
+    await add_playlist(sessions)
+    before = await all_rows(sessions)
+    async with sessions() as db:
+        await crud.delete_playlist(db, "p")
+        await db.rollback()
+    assert await all_rows(sessions) == before
 
 
 # clear_all_playlists_and_tracks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import assert_type
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -48,7 +48,7 @@ async def use_the_queue(db: AsyncSession) -> None:
     assert_type(page.items, list[models.DownloadJob])
     assert_type(page.after, str | None)
     stream = crud.stream_download_jobs(db, status=failed)
-    assert_type(stream, AsyncIterator[models.DownloadJob])
+    assert_type(stream, AsyncGenerator[models.DownloadJob, None])
     assert_type(schemas.DownloadJob.model_validate(job).status, schemas.DownloadJobStatus)
 
 
@@ -83,6 +83,23 @@ async def manage_the_queue(db: AsyncSession) -> None:
     assert_type(stats.oldest_pending_age, dt.timedelta | None)
     assert_type(stats.rate, float)
     assert_type(await crud.get_time_until_next_download_job(db), dt.timedelta | None)
+
+
+async def sync_playlists(db: AsyncSession) -> None:
+    """The coroutines of playlists and tracks beside the twelve."""
+    playlist = schemas.PlaylistData(id="p", name="n", track_ids=["t"], snapshot_id="s")
+    result = await crud.sync_playlists(db, [playlist], remove_others=True)
+    assert_type(result, schemas.SyncResult)
+    assert_type(result + result, schemas.SyncResult)
+    track = schemas.TrackData(id="t", name="n", artist=None)
+    assert_type(await crud.upsert_tracks(db, (track,)), int)
+    assert_type(await crud.delete_orphan_tracks(db, limit=1_000), int)
+    page = await crud.list_playlists(db, limit=10, after=None)
+    assert_type(page, crud.Page[models.Playlist])
+    assert_type(page.items[0].snapshot_id, str | None)
+    async for each in crud.stream_playlist_tracks(db, "p"):
+        assert_type(each, models.Track)
+    assert_type(await crud.delete_playlist(db, "p"), bool)
 
 
 async def use_claims(db: AsyncSession) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from sqlalchemy import inspect
@@ -138,7 +138,7 @@ async def list_download_jobs(
 
 async def stream_download_jobs(
     db: AsyncSession, *, status: schemas.DownloadJobStatus | None = None
-) -> AsyncIterator[DownloadJob]:
+) -> AsyncGenerator[DownloadJob, None]:
     """Yield every job, newest first, of one status or of all, in memory that does not grow.
 
     It reads page by page and leaves no cursor open between them: the caller may use *db* meanwhile,

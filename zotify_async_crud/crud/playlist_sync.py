@@ -13,8 +13,10 @@ from zotify_async_crud import _validation as check
 from zotify_async_crud._statements import playlists as sql
 from zotify_async_crud._statements import tracks as track_sql
 from zotify_async_crud.crud._diff import Diff, diff
-from zotify_async_crud.crud._session import begin_unit, changed, database_of, execute, on_connection
-from zotify_async_crud.models import Playlist, Track
+from zotify_async_crud.crud._locks import join_syncs, lock_out_syncs
+from zotify_async_crud.crud._session import changed, database_of, execute, on_connection
+from zotify_async_crud.errors import TransactionConflict
+from zotify_async_crud.models import Playlist
 from zotify_async_crud.schemas import PlaylistData, SyncResult
 
 
@@ -61,7 +63,6 @@ async def create_or_update_playlist(
     """
     database_of(db)
     wanted = check.playlist(playlist_id, playlist_name, track_ids)
-    await begin_unit(db)
     await _sync(db, [wanted], remove_others=False)
     playlist: Playlist = (await execute(db, sql.get_playlist(wanted.id))).unique().scalar_one()
     return playlist
@@ -87,7 +88,6 @@ async def sync_playlists(
     check.flag("remove_others", remove_others)
     if not (wanted or remove_others):
         return SyncResult()
-    await begin_unit(db)
     return await _sync(db, wanted, remove_others=remove_others)
 
 
@@ -95,6 +95,7 @@ async def _sync(
     db: AsyncSession, playlists: list[PlaylistData], *, remove_others: bool
 ) -> SyncResult:
     wanted = {playlist.id: playlist for playlist in sorted(playlists, key=lambda each: each.id)}
+    await (lock_out_syncs if remove_others else join_syncs)(db)
     stored, created = await _hold(db, wanted, everything=remove_others)
     removed = sorted(stored.keys() - wanted.keys())
     if removed:
@@ -113,22 +114,20 @@ async def _hold(
 ) -> tuple[dict[str, _Header], set[str]]:
     """Hold the rows of the playlists until the transaction ends; return them, and the new ids.
 
-    Every transaction takes its locks in one order, so that none deadlock: first of all the table
-    of tracks, which lets others write and nobody clear it, then new playlists by id, then all.
+    Every transaction takes its locks in one order, so that none deadlock: first new playlists by
+    their ids, which wait for those of others alone, and then all of them by their ids.
     """
     database = database_of(db)
-    await on_connection(db, lambda each: database.join_writers(each, Track.__tablename__))
     created: set[str] = set()
-    while True:
-        if wanted:
-            insertion = sql.create_missing_playlists(database, list(wanted.values()))
-            created.update((await execute(db, *insertion)).scalars())
-        hold = sql.hold_all_playlists() if everything else sql.hold_playlists(database, [*wanted])
-        rows = (await execute(db, hold)).all()
-        stored = {row.id: _Header(row.id, row.name, row.snapshot_id) for row in rows}
-        if wanted.keys() <= stored.keys():
-            return stored, created
-        # another transaction has deleted one between the two statements
+    if wanted:
+        insertion = sql.create_missing_playlists(database, list(wanted.values()))
+        created.update((await execute(db, *insertion)).scalars())
+    hold = sql.hold_all_playlists() if everything else sql.hold_playlists(database, [*wanted])
+    rows = (await execute(db, hold)).all()
+    stored = {row.id: _Header(row.id, row.name, row.snapshot_id) for row in rows}
+    if wanted.keys() - stored.keys():
+        raise TransactionConflict("a playlist was deleted by a statement of its own")
+    return stored, created
 
 
 async def _changes(

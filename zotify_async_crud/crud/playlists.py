@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud._statements import playlists as sql
+from zotify_async_crud.crud._locks import lock_out_syncs
 from zotify_async_crud.crud._pages import Page, decode_text, encode_text
-from zotify_async_crud.crud._session import begin_unit, database_of, execute, on_connection, stream
+from zotify_async_crud.crud._session import changed, database_of, execute, stream
 from zotify_async_crud.models import Playlist, Track
 
 
@@ -41,7 +41,7 @@ async def list_playlists(
     return Page(playlists, encode_text(playlists[-1].id) if more else None)
 
 
-async def stream_playlist_tracks(db: AsyncSession, playlist_id: str) -> AsyncIterator[Track]:
+async def stream_playlist_tracks(db: AsyncSession, playlist_id: str) -> AsyncGenerator[Track, None]:
     """Yield the tracks of a playlist in order, in memory that does not grow with their number.
 
     They are read by one statement, so that they are those of one version of the playlist. It is
@@ -63,13 +63,10 @@ async def delete_playlist(db: AsyncSession, playlist_id: str) -> bool:
     database = database_of(db)
     if not check.findable(playlist_id, "playlist_id"):
         return False
-    await begin_unit(db)
-    # a sync does so first, too
-    if not (await execute(db, sql.hold_playlists(database, [playlist_id]))).all():
-        return False
-    for statement in sql.remove_playlists(database, [playlist_id]):
-        await execute(db, statement)
-    return True
+    await lock_out_syncs(db)
+    entries, playlists = sql.remove_playlists(database, [playlist_id])
+    await execute(db, entries)
+    return bool(await changed(db, playlists))
 
 
 async def clear_all_playlists_and_tracks(db: AsyncSession) -> None:
@@ -78,14 +75,6 @@ async def clear_all_playlists_and_tracks(db: AsyncSession) -> None:
     Raises:
         TransactionRequired: The session commits each statement, so that others would see the parts.
     """
-    database = database_of(db)
-
-    def wait_for_syncs(connection: Connection) -> None:
-        # every sync is among the writers of tracks first, so none can slip in between the deletions
-        database.lock_out_writers(connection, Track.__tablename__)
-        database.plan_afresh(connection)
-
-    await begin_unit(db)
-    await on_connection(db, wait_for_syncs)
+    await lock_out_syncs(db)
     for statement in sql.clear_all_playlists_and_tracks():
         await execute(db, statement)

@@ -8,13 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud._statements import tracks as sql
-from zotify_async_crud.crud._session import (
-    begin_unit,
-    changed,
-    database_of,
-    execute,
-    on_connection,
-)
+from zotify_async_crud.crud._locks import lock_out_syncs
+from zotify_async_crud.crud._session import changed, database_of, execute
 from zotify_async_crud.models import Track
 from zotify_async_crud.schemas import TrackData
 
@@ -60,14 +55,15 @@ async def upsert_tracks(db: AsyncSession, tracks: Sequence[TrackData]) -> int:
 async def delete_orphan_tracks(db: AsyncSession, *, limit: int) -> int:
     """Delete at most *limit* (1 to 100,000) of the tracks in no playlist; return how many it were.
 
-    Until the transaction ends nobody else writes tracks or syncs playlists; call it until it
-    returns 0, each time in a short transaction of its own.
+    It waits for the syncs that are under way, and others wait for its transaction: call it until it
+    returns 0, each time in a short one of its own.
+
+    Raises:
+        TransactionRequired: The session commits each statement, so that nothing could wait.
     """
-    database = database_of(db)
+    database_of(db)
     size = check.validated("limit", check.DELETED_AT_ONCE, limit)
-    await begin_unit(db)
-    # a sync that is under way may be about to use one of them
-    await on_connection(db, lambda each: database.lock_out_writers(each, Track.__tablename__))
+    await lock_out_syncs(db)
     return await changed(db, sql.delete_orphan_tracks(size))
 
 

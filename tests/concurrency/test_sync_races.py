@@ -1,0 +1,113 @@
+"""Races of syncs with syncs, readers and deletions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.concurrency.sync_storm import PLAYLISTS, Storm, version
+from tests.support.factories import Sessions, add_playlist, playlist_data, stored_track_ids
+from tests.support.faults import apart, only_postgresql, until_waiting_for_lock
+from zotify_async_crud import crud, database
+from zotify_async_crud.errors import TransactionConflict
+
+
+async def test_overlapping_syncs_readers_and_deletions_meet_no_error(
+    url: str, sessions: Sessions
+) -> None:
+    """No deadlock, no torn playlist, and nothing that a caller has to try again."""
+    engine = database.create_engine(url, read_only=True)
+    reading = database.create_session_factory(engine)
+    storm = Storm(sessions, reading, lambda syncs: syncs < 300)
+    try:
+        async with asyncio.timeout(200):
+            await storm.rage()
+    finally:
+        await engine.dispose()
+    assert storm.syncs >= 300
+
+
+@only_postgresql
+async def test_several_syncs_in_one_transaction_deadlock_in_the_callers_order(
+    sessions: Sessions,
+) -> None:
+    """The control: playlists that are held one after the other, and not by their ids."""
+
+    async def sync(stamp: int, order: tuple[str, ...]) -> None:
+        async with sessions.begin() as db:
+            for each in (version(stamp, playlist_id) for playlist_id in order):
+                await crud.create_or_update_playlist(db, each.id, each.name, each.track_ids)
+
+    async def sync_in_both_orders() -> None:
+        for number in range(5):
+            async with asyncio.TaskGroup() as tasks:
+                for task in range(4):
+                    order = PLAYLISTS if task % 2 else PLAYLISTS[::-1]
+                    tasks.create_task(sync(number * 10 + task, order))
+
+    with pytest.raises(ExceptionGroup) as failures:
+        await sync_in_both_orders()
+    deadlocks, others = failures.value.split(TransactionConflict)
+    assert others is None
+    assert deadlocks is not None
+
+
+@only_postgresql
+async def test_a_sync_does_not_lose_a_track_to_the_deletion_of_orphans(
+    url: str, sessions: Sessions
+) -> None:
+    """An orphan that a sync is about to use is none any more when its turn to be deleted comes."""
+    async with sessions.begin() as db:
+        await crud.get_or_create_track(db, "orphan", "Name")
+
+    async def delete() -> int:
+        async with sessions.begin() as db:
+            return await crud.delete_orphan_tracks(db, limit=10)
+
+    async with sessions.begin() as db:
+        await crud.sync_playlists(db, [playlist_data("p", ["orphan"])])
+        deleting = asyncio.create_task(delete())
+        await until_waiting_for_lock(url)
+    assert await deleting == 0
+    assert await stored_track_ids(sessions) == ["orphan"]
+
+
+@only_postgresql
+async def test_a_playlist_that_plain_sql_deletes_in_the_middle_of_a_sync_is_a_conflict(
+    url: str, engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """The library's own deletions wait for syncs; this one is over before its row can be held."""
+    await add_playlist(sessions)
+
+    async def delete() -> None:
+        async with apart(url) as other:
+            await other.execute(text("DELETE FROM playlists"))
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def after_insertion(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("INSERT INTO playlists"):
+            thread = threading.Thread(target=asyncio.run, args=[delete()])
+            thread.start()
+            thread.join()
+
+    with pytest.raises(TransactionConflict) as conflict:
+        await add_playlist(sessions)
+    assert conflict.value.retry_safe
+
+
+@only_postgresql
+async def test_a_playlist_that_is_deleted_while_a_sync_waits_for_it_is_there_again(
+    url: str, sessions: Sessions
+) -> None:
+    """The sync came later."""
+    await add_playlist(sessions, "p", track_ids=["a", "b"])
+    async with sessions.begin() as db:
+        await crud.delete_playlist(db, "p")
+        syncing = asyncio.create_task(add_playlist(sessions, "p", track_ids=["b", "c"]))
+        await until_waiting_for_lock(url)
+    await syncing
+    assert await stored_track_ids(sessions) == ["b", "c"]
