@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
@@ -28,9 +29,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from zotify_async_crud import demo
+from zotify_async_crud import database, demo
 from zotify_async_crud.demo import Reporter, Stage, Summary
 from zotify_async_crud.errors import ZotifyCrudError
+from zotify_async_crud.importers import Problem
+from zotify_async_crud.importing import ImportResult, import_exports
 
 PROGRAM: Final = "zotify-async-crud"
 
@@ -66,6 +69,17 @@ _PROCESSES: Final = Parameter(
     validator=Number(gte=1, lte=32),
 )
 
+_PATHS: Final = Parameter(
+    help="Account-data exports: their folders, or files of them, such as Playlist1.json.",
+    negative=(),
+)
+_SKIP_MALFORMED: Final = Parameter(
+    help="Leave out entries that are not what Spotify ships, and name each on stderr. Without it,"
+    " the first one ends the import before anything is written.",
+    negative=(),
+)
+_DRY_RUN: Final = Parameter(help="Show what would change, and change nothing.", negative=())
+
 
 @app.command(name="demo")
 async def run_demo(
@@ -92,10 +106,67 @@ async def run_demo(
             chance=chance,
             reporter=reporter,
         )
-    _show(summary, console)
+    _show(_rows(summary), console)
+    console.print(
+        _printable(f"Database: {summary.database}"), markup=False, highlight=False, soft_wrap=True
+    )
     if left := summary.jobs.left:
         return _fail(f"jobs that are not completed: {left}; run it again to go on", FAILURE)
     return SUCCESS
+
+
+@app.command(name="import")
+async def run_import(
+    paths: Annotated[list[Path], _PATHS],
+    /,
+    *,
+    database_url: Annotated[str, _DATABASE_URL] = "sqlite:///zotify.db",
+    skip_malformed: Annotated[bool, _SKIP_MALFORMED] = False,
+    dry_run: Annotated[bool, _DRY_RUN] = False,
+) -> None:
+    """Make the playlists in a database those of Spotify account-data exports.
+
+    Only what differs is written; other playlists stay, and what is known of tracks is added. An
+    import that was interrupted can be made again.
+    """
+    console = Console()
+    with _reporter(console) as reporter:
+        result = await _import(
+            paths,
+            database_url,
+            on_problem=_complain if skip_malformed else None,
+            on_progress=functools.partial(reporter.show, Stage.IMPORT),
+            dry_run=dry_run,
+        )
+    _show(_changes(result), console)
+    if dry_run:
+        console.print("Dry run: nothing was written")
+
+
+async def _import(paths: list[Path], database_url: str, **options: Any) -> ImportResult:
+    engine = database.create_engine(database_url)
+    try:
+        await database.create_schema(engine)
+        sessions = database.create_session_factory(engine)
+        return await import_exports(sessions, paths, **options)
+    finally:
+        await engine.dispose()
+
+
+def _complain(problem: Problem) -> None:
+    sys.stderr.write(f"{PROGRAM}: left out: {_printable(str(problem))}\n")
+
+
+def _changes(result: ImportResult) -> Iterator[tuple[str, str]]:
+    playlists = result.playlists
+    yield "Playlists created", f"{playlists.playlists_created:,}"
+    yield "Playlists updated", f"{playlists.playlists_updated:,}"
+    yield "Playlists unchanged", f"{playlists.playlists_unchanged:,}"
+    yield "Tracks new", f"{result.tracks_created:,}"
+    yield "Entries added", f"{playlists.entries_added:,}"
+    yield "Entries moved", f"{playlists.entries_moved:,}"
+    yield "Entries removed", f"{playlists.entries_removed:,}"
+    yield "Entries skipped (local files, episodes, ...)", f"{result.skipped:,}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,16 +251,13 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
 
 
-def _show(summary: Summary, console: Console) -> None:
+def _show(rows: Iterable[tuple[str, str]], console: Console) -> None:
     table = Table(box=box.ROUNDED, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for label, value in _rows(summary):
+    for label, value in rows:
         table.add_row(label, value)
     console.print(table)
-    console.print(
-        _printable(f"Database: {summary.database}"), markup=False, highlight=False, soft_wrap=True
-    )
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, str]]:

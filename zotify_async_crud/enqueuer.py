@@ -12,8 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud import crud, events, schemas
+from zotify_async_crud._dialects import database_for, had_connected
+from zotify_async_crud._lines import Lines
 from zotify_async_crud.database import translated_errors
-from zotify_async_crud.errors import EnqueuerClosed, ZotifyCrudError
+from zotify_async_crud.errors import (
+    DatabaseUnavailable,
+    EnqueuerClosed,
+    OutcomeUnknown,
+    ZotifyCrudError,
+)
 
 _MOST_AT_ONCE: Final = 1_000
 
@@ -37,12 +44,16 @@ class Enqueuer:
         self._waiting: list[_HandedIn] = []
         self._handed_in = asyncio.Event()
         self._open = False
+        self._lines: Lines | None = None
         self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         bind = self._sessions().bind
         if isinstance(bind, AsyncEngine):
             await self._resources.enter_async_context(events.notifying(bind))
+            if database_for(bind.dialect).writes_together:
+                self._lines = Lines(bind)
+                self._resources.push_async_callback(self._lines.close)
         self._open = True
         self._writing = asyncio.create_task(self._write(), name="zotify-enqueuer")
         return self
@@ -93,9 +104,7 @@ class Enqueuer:
 
     async def _commit(self, batch: list[_HandedIn]) -> None:
         try:
-            with translated_errors():
-                async with self._sessions.begin() as db:
-                    job_ids = await crud.create_download_jobs(db, [job for job, _ in batch])
+            job_ids = await self._insert([job for job, _ in batch])
         except asyncio.CancelledError:
             for _, committed in batch:
                 committed.cancel()
@@ -108,6 +117,20 @@ class Enqueuer:
             for (_, committed), job_id in zip(batch, job_ids, strict=True):
                 if not committed.done():
                     committed.set_result(job_id)
+
+    async def _insert(self, jobs: list[schemas.DownloadJobCreate]) -> list[str]:
+        # a single statement needs no transaction around it
+        if self._lines is None or any(job.unique for job in jobs):
+            with translated_errors():
+                async with self._sessions.begin() as db:
+                    return await crud.create_download_jobs(db, jobs)
+        try:
+            async with self._lines.session() as db:
+                return await crud.create_download_jobs(db, jobs)
+        except DatabaseUnavailable as error:
+            if error.code is None and had_connected(error.__cause__ or error):
+                raise OutcomeUnknown(error.detail) from error
+            raise
 
 
 def _of_its_own(error: Exception) -> Exception:

@@ -18,8 +18,11 @@ from typing import Final, TypeAlias
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects import database_for, translate
+from zotify_async_crud._lines import Lines
+from zotify_async_crud._tasks import ended
 from zotify_async_crud.errors import ZotifyCrudError
 from zotify_async_crud.models import DownloadJob
 
@@ -85,40 +88,70 @@ async def notifying(engine: AsyncEngine) -> AsyncIterator[None]:
     A web service opens it for as long as it lives. Without it, workers elsewhere find the jobs when
     they poll. Notifications follow the commits, at most 50 in a second, and never hold up one.
     """
-    changed = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def notice() -> None:
-        loop.call_soon_threadsafe(changed.set)
-
-    with watching(engine.sync_engine, notice):
-        sending = asyncio.create_task(_send(engine, changed), name="zotify-notify")
+    notification = database_for(engine.dialect).notification
+    if notification is None:
+        yield
+        return
+    notifier = _Notifier(engine, notification)
+    with watching(engine.sync_engine, notifier.notice):
+        sending = asyncio.create_task(notifier.send(), name="zotify-notify")
         try:
             yield
         finally:
             sending.cancel()
-            await asyncio.wait({sending})
-            if changed.is_set():  # or one was under way
-                await notify(engine)
+            try:
+                await ended(sending)
+            finally:
+                await notifier.close()
 
 
-async def _send(engine: AsyncEngine, changed: asyncio.Event) -> None:
-    while True:
-        await changed.wait()
-        changed.clear()
+class _Notifier:
+    """Sends a notification after each change, on a connection that is kept for them."""
+
+    def __init__(self, engine: AsyncEngine, notification: Executable) -> None:
+        self._lines, self._notification = Lines(engine), notification
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def notice(self) -> None:
+        """Take note of a change, in any thread."""
+        self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def send(self) -> None:
+        """Send what is to be sent, as it comes."""
+        while True:
+            await self._changed.wait()
+            await self._notify()
+            await asyncio.sleep(_BETWEEN_NOTIFICATIONS)
+
+    async def close(self) -> None:
+        """Send what is left, perhaps since the sending was cancelled in the middle of it."""
+        if self._changed.is_set():
+            await self._notify()
+        await self._lines.close()
+
+    async def _notify(self) -> None:
+        self._changed.clear()
         try:
-            await notify(engine)
+            await _notify(self._lines, self._notification)
         except asyncio.CancelledError:
-            changed.set()
+            self._changed.set()
             raise
-        await asyncio.sleep(_BETWEEN_NOTIFICATIONS)
 
 
 async def notify(engine: AsyncEngine) -> None:
     """Tell worker pools in other processes that jobs are due; a failure is logged, and no error."""
-    database = database_for(engine.dialect)
+    notification = database_for(engine.dialect).notification
+    if notification is not None:
+        lines = Lines(engine)
+        await _notify(lines, notification)
+        await lines.close()
+
+
+async def _notify(lines: Lines, notification: Executable) -> None:
     try:
-        await database.notify_others(engine)
+        async with lines.session() as db:
+            await db.execute(notification)
     except Exception as error:  # noqa: BLE001 - the pools poll, whatever went wrong
         _LOG.debug("could not notify other processes: %r", error)
 

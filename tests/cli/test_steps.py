@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.support.factories import Sessions, token_data
-from zotify_async_crud import crud
-from zotify_async_crud.demo import _steps, _token, _transactions
+from zotify_async_crud import _transactions, crud
+from zotify_async_crud.demo import _steps, _token
 from zotify_async_crud.errors import OutcomeUnknown, TransactionConflict, ZotifyCrudError
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from zotify_async_crud.demo import SAMPLE_EXPORT
 from zotify_async_crud.errors import InvalidExport, ZotifyCrudError
-from zotify_async_crud.importers import Export, ExportedPlaylist, read_export
+from zotify_async_crud.importers import Export, read_export
+from zotify_async_crud.schemas import PlaylistData
 
 Json = object
 
@@ -94,7 +95,8 @@ def test_a_folder_is_read_whole(tmp_path: Path) -> None:
     write(tmp_path, playlists=[playlist("Mix", item("t1"), item("t2", "Other"))])
     write(tmp_path, "YourLibrary.json", tracks=[saved("t2", "Late"), saved("t3", "Third")])
     export = read_export(tmp_path)
-    assert export.playlists == (ExportedPlaylist(export.playlists[0].id, "Mix", ("t1", "t2")),)
+    (mix,) = export.playlists
+    assert mix == PlaylistData(id=mix.id, name="Mix", track_ids=["t1", "t2"])
     assert export.library_track_ids == ("t2", "t3")
     assert export.track_ids == ("t1", "t2", "t3")
     assert export.track_names == {"t1": "A song", "t2": "Other", "t3": "Third"}
@@ -152,7 +154,7 @@ def test_what_is_no_track_of_spotify_is_skipped_and_counted(tmp_path: Path, entr
     """It is no error, and the tracks around it keep their order."""
     path = write(tmp_path, playlists=[playlist("Mix", item("t1"), entry, item("t2"))])
     export = read_export(path)
-    assert export.playlists[0].track_ids == ("t1", "t2")
+    assert export.playlists[0].track_ids == ["t1", "t2"]
     assert export.skipped == 1
 
 

@@ -419,3 +419,14 @@ def test_ids_do_not_sort_by_the_locale_of_a_server() -> None:
 
     assert len(columns) == 6
     assert [line for line in columns if 'COLLATE "C"' not in line] == []
+
+
+def test_no_statement_of_the_queues_workers_is_one_of_the_orms(db: Database) -> None:
+    """One that is has its cache key worked out at each execution, which takes longer than to run it.
+
+    SQLAlchemy tells by an attribute that is its own; nothing public does.
+    """
+    made = {name: query.statement for name, query in _queue_statements(db).items()}
+    entities = {name for name, each in made.items() if vars(each).get("_propagate_attrs")}
+
+    assert entities <= {"get_download_queue_stats", "hold"}

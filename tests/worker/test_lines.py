@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.support.factories import Sessions
 from tests.support.faults import is_sqlite, kill, only_postgresql
 from tests.support.pools import NEVER, Held, drain, enqueue, running, until_status
-from zotify_async_crud import crud, schemas
+from zotify_async_crud import _lines, crud, schemas
+from zotify_async_crud._lines import Lines
 from zotify_async_crud.schemas import Claim, DownloadJobStatus
-from zotify_async_crud.worker import Counts, JobContext, WorkerHooks, WorkerPool, _lines
-from zotify_async_crud.worker._lines import Lines
+from zotify_async_crud.worker import Counts, JobContext, WorkerHooks, WorkerPool
 from zotify_async_crud.worker._link import Link
 
 MANY: Final = 4_000

@@ -181,10 +181,11 @@ class _PostgreSQL:
         engine = create_async_engine(url, **settings)
         return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
-    async def notify_others(self, engine: AsyncEngine) -> None:
-        alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-        async with alone.connect() as connection:
-            await connection.execute(select(func.pg_notify(CHANNEL, "")))
+    @property
+    def notification(self) -> Executable:
+        # a hint need not be on the disk before it is given
+        unsafe = func.set_config("synchronous_commit", "off", True)
+        return select(unsafe, func.pg_notify(CHANNEL, ""))
 
     def looks_for_others(self, url: URL) -> bool:
         return False

@@ -156,8 +156,9 @@ class Database(Protocol):
         """Return an engine set up the one way this library supports."""
         ...
 
-    async def notify_others(self, engine: AsyncEngine) -> None:
-        """Tell the ``watch_others`` of all processes that there is something new."""
+    @property
+    def notification(self) -> Executable | None:
+        """The statement that tells worker pools of other processes of jobs, if there is one."""
         ...
 
     def looks_for_others(self, url: URL) -> bool:

@@ -153,8 +153,9 @@ class _SQLite:
             raise InvalidValue("url", "String should not contain NUL characters")
         return create_engine(url, options, read_only=read_only)
 
-    async def notify_others(self, engine: AsyncEngine) -> None:
-        """The file itself tells: see watch_others."""
+    @property
+    def notification(self) -> None:
+        """They look at the file."""
 
     def looks_for_others(self, url: URL) -> bool:
         return not is_in_memory(url)  # no other process can see it

@@ -13,7 +13,13 @@ from zotify_async_crud.models import Base, DownloadJob, DownloadQueue
 from zotify_async_crud.schemas import DownloadJobStatus
 
 JOBS: Final = Base.metadata.tables[DownloadJob.__tablename__]
-"""The table itself: rows that nobody needs as objects cost half."""
+"""The table itself: rows that nobody needs as objects cost half.
+
+An entity anywhere in a statement makes it one of the ORM's, which works out anew at each execution
+what it knows of the statement.
+"""
+
+_SWITCH: Final = Base.metadata.tables[DownloadQueue.__tablename__]
 
 NOW: Final = UTCNow()
 
@@ -40,7 +46,7 @@ def due_since(jobs: FromClause = JOBS) -> ColumnElement[dt.datetime]:
 
 def is_paused() -> ColumnElement[bool]:
     """Return whether the queue is paused."""
-    return exists(select(DownloadQueue.id).where(DownloadQueue.paused))
+    return exists(select(_SWITCH.c.id).where(_SWITCH.c.paused))
 
 
 _candidate: Final = JOBS.alias("candidate")

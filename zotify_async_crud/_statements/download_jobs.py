@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -57,17 +58,25 @@ def create_download_jobs(
 ) -> Query:
     """Insert pending jobs under the ids given, all created at one moment."""
     columns = given.jobs(list(jobs), list(jobs.values()))
-    rows = database.rows(given.NAME, given.JOB, given.varying(columns))
-    insertion = database.insert(JOBS).from_select(
+    build = _create_missing_jobs if skip_duplicates else _create_jobs
+    return given.query(build, database, columns)
+
+
+@cache
+def _create_jobs(database: Database, varying: frozenset[str]) -> Any:
+    rows = database.rows(given.NAME, given.JOB, varying)
+    return database.insert(JOBS).from_select(
         [*given.JOB, "created_at"], select(rows, NOW).where(true())
     )
-    parameters = given.parameters(database, columns)
-    if not skip_duplicates:
-        return Query(insertion, parameters)
-    missing = insertion.on_conflict_do_nothing(
+
+
+@cache
+def _create_missing_jobs(database: Database, varying: frozenset[str]) -> Executable:
+    missing = _create_jobs(database, varying).on_conflict_do_nothing(
         index_elements=[JOBS.c.track_id], index_where=text(UNIQUE_JOBS)
     )
-    return Query(missing.returning(JOBS.c.job_id), parameters)
+    statement: Executable = missing.returning(JOBS.c.job_id)
+    return statement
 
 
 def active_unique_jobs(database: Database, track_ids: Sequence[str]) -> Query:

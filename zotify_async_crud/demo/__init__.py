@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.demo import _steps
 from zotify_async_crud.demo._database import Access, connected
 from zotify_async_crud.demo._downloads import Worker, first_failure, work_off
 from zotify_async_crud.demo._processes import Processes
 from zotify_async_crud.demo._reports import Downloads, Jobs, Reporter, Stage, Summary
 from zotify_async_crud.demo._token import keep_fresh
-from zotify_async_crud.demo._transactions import Sessions
 from zotify_async_crud.importers import Export, read_export
 
 __all__ = ["SAMPLE_EXPORT", "Downloads", "Jobs", "Reporter", "Stage", "Summary", "run"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from zotify_async_crud import database, events
+from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.demo import _steps
-from zotify_async_crud.demo._transactions import Sessions
 from zotify_async_crud.errors import InvalidValue, SchemaMismatch
 
 

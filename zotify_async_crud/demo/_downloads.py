@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.demo import _steps
 from zotify_async_crud.demo._database import Access
 from zotify_async_crud.demo._reports import Jobs, Reporter, Stage
-from zotify_async_crud.demo._transactions import Sessions
 from zotify_async_crud.worker import ExponentialBackoff, Handler, JobContext, WorkerPool
 
 FAILURE_RATE: Final = 0.05

@@ -13,6 +13,7 @@ from zotify_async_crud.schemas import DownloadJobStatus
 class Stage(StrEnum):
     """A part of the work that takes long enough to watch."""
 
+    IMPORT = "Import"
     SYNC = "Sync playlists"
     ENQUEUE = "Enqueue tracks"
     DOWNLOAD = "Download"

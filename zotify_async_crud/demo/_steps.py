@@ -10,9 +10,8 @@ from sqlalchemy import case, func, select
 from sqlalchemy.engine import URL
 
 from zotify_async_crud import crud, models, schemas
+from zotify_async_crud._transactions import Sessions, transaction
 from zotify_async_crud.demo._reports import Downloads, Jobs
-from zotify_async_crud.demo._transactions import Sessions, transaction
-from zotify_async_crud.importers import ExportedPlaylist
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import DownloadJobStatus
 
@@ -24,12 +23,10 @@ _MOMENT: Final = dt.timedelta(milliseconds=1)
 
 
 @transaction
-async def sync_playlist(sessions: Sessions, playlist: ExportedPlaylist) -> None:
+async def sync_playlist(sessions: Sessions, playlist: schemas.PlaylistData) -> None:
     """Make the playlist in the database what the exported one is."""
     async with sessions.begin() as db:
-        await crud.create_or_update_playlist(
-            db, playlist.id, playlist.name, list(playlist.track_ids)
-        )
+        await crud.sync_playlists(db, [playlist])
 
 
 @transaction

@@ -8,7 +8,7 @@ import secrets
 from typing import Any, Final
 
 from zotify_async_crud import crud
-from zotify_async_crud.demo._transactions import Sessions, transaction
+from zotify_async_crud._transactions import Sessions, transaction
 
 LIFETIME: Final = dt.timedelta(seconds=0.5)
 """Spotify's live for an hour, too long to see one refreshed."""

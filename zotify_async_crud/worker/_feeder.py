@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from zotify_async_crud._dialects import MOST_AT_ONCE
+from zotify_async_crud._tasks import begin, is_set_within
 from zotify_async_crud.schemas import DownloadJobStatus, Settlement
 from zotify_async_crud.worker._jobs import Attempt
 from zotify_async_crud.worker._link import Link
 from zotify_async_crud.worker._slots import Slots
-from zotify_async_crud.worker._tasks import begin, is_set_within
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
 
@@ -52,6 +52,7 @@ class Feeder:
         # when to look, by time.perf_counter, if nobody wakes it before; None if it has to ask
         self._look_at: float | None = None
         self._asked = False  # whether the next look is the one after it has asked
+        self._expects = False  # whether a job is due when it is time to look
 
     def wake(self) -> None:
         """Look into the queue at once."""
@@ -169,6 +170,7 @@ class Feeder:
         waits = [s.retry_in.total_seconds() for s in written if s.retry_in is not None]
         if waits and self._look_at is not None:
             self._look_at = min(self._look_at, now + min(waits))
+            self._expects = True
 
     async def _recover(self) -> None:
         """Take over what a claim brought whose reply was lost."""
@@ -195,8 +197,12 @@ class Feeder:
             # then once more: what becomes due before the answer is not in it
             self._look_at = time.perf_counter() + await self._time_to_look()
             self._asked, self._hungry = not self._hungry, True
-        elif not await self._wait(self._look_at - time.perf_counter()):
+        elif await self._wait(self._look_at - time.perf_counter()):
+            return
+        elif self._expects:
             self._hungry = True
+        else:
+            self._look_at = None  # to ask before it looks makes one look do
 
     async def _reconsider(self) -> None:
         """Give back what was claimed ahead if it does not begin soon: its jobs are long ones."""
@@ -207,7 +213,8 @@ class Feeder:
     async def _time_to_look(self) -> float:
         interval = self._interval * random.uniform(1, 1.25)
         due = await self._link.time_until_next()
-        return interval if due is None else min(interval, due.total_seconds())
+        self._expects = due is not None and due.total_seconds() <= interval
+        return due.total_seconds() if due is not None and self._expects else interval
 
     async def _wait(self, seconds: float | None) -> bool:
         """Wait until something changes; return False if nothing did in *seconds*."""

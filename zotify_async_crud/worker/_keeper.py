@@ -7,9 +7,9 @@ import random
 import time
 from typing import Final
 
+from zotify_async_crud._tasks import is_set_within
 from zotify_async_crud.worker._link import Link
 from zotify_async_crud.worker._slots import Slots
-from zotify_async_crud.worker._tasks import is_set_within
 
 _BETWEEN_REPORTS: Final = 1.0
 """Seconds; what handlers report in between is written together."""

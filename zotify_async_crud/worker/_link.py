@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from zotify_async_crud import crud
 from zotify_async_crud._dialects import Database, database_for
+from zotify_async_crud._lines import Lines
 from zotify_async_crud.database import translated_errors
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import Claim, Exchange, Renewal, Settlement
-from zotify_async_crud.worker._lines import Lines
 
 
 class Link:

@@ -1,7 +1,8 @@
-"""Connections that a pool keeps from one exchange to the next."""
+"""Connections that are kept from one statement to the next."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -10,15 +11,18 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from zotify_async_crud._tasks import ended
+
 _SURE: Final = 1.0
 """Seconds since its last use in which a connection is taken to be alive."""
 
 
 class Lines:
-    """Connections beside those of an engine, which commit each statement.
+    """Connections beside those of an engine, with sessions that commit each statement.
 
-    To borrow a connection for each exchange, to make sure that it is alive, and to begin and commit
-    a transaction takes five round trips; an exchange takes one.
+    To borrow a connection for each statement, to make sure that it is alive, and to begin and
+    commit a transaction takes five round trips; the statement takes one. A session that is made and
+    closed for each costs as much as SQLAlchemy's part in the statement.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -31,10 +35,13 @@ class Lines:
         """Yield a session on a connection that nobody else uses; an error ends the connection."""
         line = await self._line()
         try:
-            async with AsyncSession(line.connection, expire_on_commit=False) as db, db.begin():
-                yield db
+            yield line.db
+            # the session does not know that what it sent is committed
+            session = line.db.sync_session
+            session.dispatch.after_commit(session)
         except BaseException:
-            await line.drop()
+            line.terminate()
+            await line.close()
             raise
         line.used_at = time.monotonic()
         self._idle.append(line)
@@ -42,7 +49,7 @@ class Lines:
     async def close(self) -> None:
         """Close what is not in use."""
         while self._idle:
-            await self._idle.pop().drop()
+            await self._idle.pop().close()
 
     async def _line(self) -> _Line:
         while self._idle:
@@ -51,15 +58,31 @@ class Lines:
                 return line
         self.is_connecting = True
         try:
-            connection = await self._engine.connect()
-            return _Line(connection, await connection.run_sync(_detached))
+            return await self._connected()
         finally:
             self.is_connecting = False
+
+    async def _connected(self) -> _Line:
+        connecting = asyncio.create_task(self._connect())
+        try:
+            await ended(connecting)
+        except asyncio.CancelledError:
+            # not before: SQLAlchemy does not close a connection that it is setting up
+            if not connecting.exception():
+                connecting.result().terminate()
+                await connecting.result().close()
+            raise
+        return connecting.result()
+
+    async def _connect(self) -> _Line:
+        connection = await self._engine.connect()
+        return _Line(connection, await connection.run_sync(_detached))
 
 
 class _Line:
     def __init__(self, connection: AsyncConnection, driver: Any) -> None:
         self.connection, self._driver = connection, driver
+        self.db = AsyncSession(connection, expire_on_commit=False)
         self.used_at = time.monotonic()
 
     async def is_alive(self) -> bool:
@@ -72,13 +95,20 @@ class _Line:
                 answers = True
         finally:
             if not answers:
-                await self.drop()
+                self.terminate()
+                await self.close()
         return answers
 
-    async def drop(self) -> None:
+    def terminate(self) -> None:
+        """End the connection at once; a cancelled statement cannot be waited for."""
+        self._driver.driver_connection.terminate()
+
+    async def close(self) -> None:
+        """Close the connection, if it has not ended."""
         # An error has perhaps invalidated the connection. SQLAlchemy forgets one then that is in no
         # pool, and does not close it.
         await self.connection.run_sync(lambda _: self._driver.terminate())
+        await self.db.close()
         await self.connection.close()
 
 

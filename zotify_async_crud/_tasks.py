@@ -1,4 +1,4 @@
-"""Tasks that begin at once, and waits that end in time."""
+"""Tasks that begin at once, and waits that end in time or not before their time."""
 
 from __future__ import annotations
 
@@ -45,3 +45,18 @@ async def is_set_within(seconds: float | None, event: asyncio.Event) -> bool:
     finally:
         timer.cancel()
     return came
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Wait until *task* has ended, also when the caller is cancelled meanwhile, and tells so then.
+
+    It is for tasks that end soon, and must not be left behind.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        raise cancellation
