@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-_EXTRA = frozenset({"cyclopts", "rich"})
+_EXTRA = frozenset({"cyclopts", "ijson", "rich"})
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

@@ -40,7 +40,6 @@ class Lines:
             session = line.db.sync_session
             session.dispatch.after_commit(session)
         except BaseException:
-            line.terminate()
             await line.close()
             raise
         line.used_at = time.monotonic()
@@ -69,7 +68,6 @@ class Lines:
         except asyncio.CancelledError:
             # not before: SQLAlchemy does not close a connection that it is setting up
             if not connecting.exception():
-                connecting.result().terminate()
                 await connecting.result().close()
             raise
         return connecting.result()
@@ -95,16 +93,11 @@ class _Line:
                 answers = True
         finally:
             if not answers:
-                self.terminate()
                 await self.close()
         return answers
 
-    def terminate(self) -> None:
-        """End the connection at once; a cancelled statement cannot be waited for."""
-        self._driver.driver_connection.terminate()
-
     async def close(self) -> None:
-        """Close the connection, if it has not ended."""
+        """Close the connection, and cancel what the server is still at."""
         # An error has perhaps invalidated the connection. SQLAlchemy forgets one then that is in no
         # pool, and does not close it.
         await self.connection.run_sync(lambda _: self._driver.terminate())

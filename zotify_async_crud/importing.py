@@ -83,13 +83,19 @@ def _size(part: Imported) -> int:
 
 
 def _batches(parts: Iterable[Imported]) -> Iterator[list[Imported]]:
-    """Yield *parts* together in as many as one transaction takes."""
+    """Yield *parts* together in as many as one transaction takes, each playlist once in it."""
     batch: list[Imported] = []
+    seen: set[str] = set()
+    size = 0
     for part in parts:
-        if batch and sum(map(_size, batch)) + _size(part) > _ENTRIES_AT_ONCE:
+        key = part.playlist.id if part.playlist else None
+        if batch and (size + _size(part) > _ENTRIES_AT_ONCE or key in seen):
             yield batch
-            batch = []
+            batch, seen, size = [], set(), 0
         batch.append(part)
+        size += _size(part)
+        if key is not None:
+            seen.add(key)
     if batch:
         yield batch
 

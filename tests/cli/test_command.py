@@ -130,3 +130,36 @@ def test_the_entry_point_tells_an_interrupt_in_one_line(
         __main__.main()
     assert exit_.value.code == 130
     assert capsys.readouterr().err == "Interrupted: run the same command again to go on\n"
+
+
+def test_the_command_imports_exports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows what changed; a dry run changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["import", str(small_export(tmp_path)), "--database-url", "sqlite:///mine.db"]
+    assert cli.main([*arguments, "--dry-run"]) == 0
+    tried = capsys.readouterr().out
+    assert "Dry run: nothing was written" in tried
+    assert cli.main(arguments) == 0
+    done = capsys.readouterr().out
+    assert tried.replace("Dry run: nothing was written\n", "") == done
+    assert "│ Tracks new                                   │ 12 │" in done
+    assert cli.main(arguments) == 0
+    assert "│ Tracks new                                   │ 0 │" in capsys.readouterr().out
+
+
+def test_the_command_imports_what_is_not_malformed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When asked to; by default it names the first and writes nothing."""
+    monkeypatch.chdir(tmp_path)
+    export = tmp_path / "Playlist1.json"
+    export.write_text('{"playlists": [{"name": "Mix", "items": ["wrong"]}]}')
+    assert cli.main(["import", str(export)]) == 1
+    place = f"{export}: playlists[0].items[0]: Input should be an object"
+    assert capsys.readouterr().err == f"zotify-async-crud: {place}\n"
+    assert cli.main(["import", str(export), "--skip-malformed"]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"zotify-async-crud: left out: {place}\n"
+    assert "│ Playlists created                            │ 1 │" in said.out

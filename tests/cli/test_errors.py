@@ -155,7 +155,7 @@ def run_without(module: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["cyclopts", "rich"])
+@pytest.mark.parametrize("module", ["cyclopts", "ijson", "rich"])
 def test_a_missing_extra_is_told_with_the_command_that_installs_it(module: str) -> None:
     """The package itself needs neither."""
     finished = run_without(module)

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 
 from zotify_async_crud.demo import SAMPLE_EXPORT
 from zotify_async_crud.errors import InvalidExport, ZotifyCrudError
-from zotify_async_crud.importers import Export, read_export
-from zotify_async_crud.schemas import PlaylistData
+from zotify_async_crud.importers import (
+    Export,
+    Problem,
+    account_data,
+    read_export,
+    stream_export,
+)
+from zotify_async_crud.schemas import PlaylistData, TrackData
 
 Json = object
 
@@ -254,7 +260,7 @@ def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
         (b'{"playlists": [\n  {"name": }', "Invalid JSON: .+ at line 2 column 12"),
         (b'{"playlists": []} {}', "Invalid JSON: .+ at line 1 column 19"),
         (b"[" * 100_000, r"Invalid JSON: .+ at line 1 column \d+"),
-        (b'{"playlists": [{"name": "\\ud800"}]}', "Invalid JSON: .+ at line 1 column 3."),
+        (b'{"playlists": [{"name":' + b"[" * 500, r"Invalid JSON: .+ at line 1 column \d+"),
         ('{"playlists": []}'.encode("utf-16"), "byte 0 is not UTF-8"),
         ('{"playlists": [{"name": "Café"}]}'.encode("latin-1"), "byte 28 is not UTF-8"),
         (b"[]", "Input should be an object"),
@@ -309,6 +315,73 @@ def test_a_wrong_shape_is_told_with_its_place(
     """A user can look it up in the file."""
     reason = problem(write(tmp_path, **content))
     assert reason.startswith(f"{place}: ")
+
+
+def test_what_is_known_of_a_track_comes_once_and_together(tmp_path: Path) -> None:
+    """Names, artists and albums, each from where it is known first."""
+    entries = [item("t1", None), item("t1", "Name"), item("t1", "Late"), item("t2", "Other")]
+    entries[1]["track"] = {**entries[1]["track"], "albumName": "Away"}  # type: ignore[dict-item]
+    (imported,) = stream_export(write(tmp_path, playlists=[playlist("Mix", *entries)]))
+    assert imported.tracks == [
+        TrackData(id="t1", name="Name", artist="Ann", album="Home"),
+        TrackData(id="t2", name="Other", artist="Ann", album="Home"),
+    ]
+
+
+def test_a_long_library_comes_in_parts(tmp_path: Path) -> None:
+    """So that it need not be in memory; the episodes are counted as well."""
+    tracks = [saved(f"t{number}") for number in range(5_001)]
+    path = write(tmp_path, tracks=tracks, episodes=[EPISODE])
+    parts = [(len(part.tracks), part.skipped) for part in stream_export(path)]
+    assert parts == [(5_000, 0), (1, 0), (0, 1)]
+
+
+def test_what_is_wrong_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """An entry is left out, and a playlist without a name is left out whole."""
+    bad = {"track": {"trackName": 5, "trackUri": "nowhere"}}
+    path = write(
+        tmp_path,
+        playlists=[
+            playlist("First", item("t1"), bad, item("t2"), "t3"),
+            {"name": None, "items": [item("t4")]},
+            None,
+            {"name": "No items"},
+            playlist("Last", item("t5")),
+        ],
+    )
+    write(tmp_path, "YourLibrary.json", tracks=[saved("t6"), {"uri": 5}, None])
+    problems: list[Problem] = []
+    parts = list(stream_export(tmp_path, on_problem=problems.append))
+    found = [(part.playlist.name, part.playlist.track_ids) for part in parts if part.playlist]
+    assert found == [("First", ["t1", "t2"]), ("Last", ["t5"])]
+    assert [track.id for part in parts for track in part.tracks] == ["t1", "t2", "t5", "t6"]
+    assert sum(part.skipped for part in parts) == 1
+    assert [problem.place for problem in problems] == [
+        "playlists[0].items[1].track.trackUri",
+        "playlists[0].items[1].track.trackName",
+        "playlists[0].items[3]",
+        "playlists[1].name",
+        "playlists[2]",
+        "playlists[3].items",
+        "tracks[1].uri",
+    ]
+    assert str(problems[0]).startswith(
+        f"{path}: playlists[0].items[1].track.trackUri: Input should"
+    )
+
+
+def test_a_large_file_is_not_read_whole_to_tell_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is wrong it tells less."""
+    monkeypatch.setattr(account_data, "_SMALL", 10)
+    path = tmp_path / "Playlist1.json"
+    for content, reason in (
+        ('{"history": [1, 2, 3]}', "neither playlists nor tracks are in this file"),
+        ('{"playlists": [', "Invalid JSON: .+"),
+    ):
+        path.write_text(content)
+        assert re.fullmatch(reason, problem(path))
 
 
 def test_the_sample_is_an_export_with_all_that_occurs_in_real_ones() -> None:

@@ -422,11 +422,18 @@ def test_ids_do_not_sort_by_the_locale_of_a_server() -> None:
 
 
 def test_no_statement_of_the_queues_workers_is_one_of_the_orms(db: Database) -> None:
-    """One that is has its cache key worked out at each execution, which takes longer than to run it.
+    """Its cache key would be worked out at each execution, which takes longer than to run it.
 
     SQLAlchemy tells by an attribute that is its own; nothing public does.
     """
     made = {name: query.statement for name, query in _queue_statements(db).items()}
     entities = {name for name, each in made.items() if vars(each).get("_propagate_attrs")}
 
-    assert entities <= {"get_download_queue_stats", "hold"}
+    assert entities == {  # what callers get objects from, or may hold objects of
+        "cancel_download_job",
+        "get_download_queue_stats",
+        "get_next_pending_download_job",
+        "prune_download_jobs",
+        "retry_failed_download_jobs",
+        "update_download_job_status",
+    }

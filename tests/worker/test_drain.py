@@ -228,18 +228,17 @@ async def test_two_pools_share_a_queue_and_handle_each_job_once(
     """On two engines, as two services have them; both get some, and none handles a job twice."""
     queued = await enqueue(sessions, JOBS)
     handled: dict[str, list[str]] = {"first": [], "second": []}
-    both_work = asyncio.Barrier(2)
+    works = {name: asyncio.Event() for name in handled}
 
     async with an_engine(url) as other:
         pools = {"first": sessions, "second": database.create_session_factory(other)}
 
         async def work(name: str) -> Counts:
             async def handle(job: JobContext) -> None:
-                if not handled[name]:
-                    handled[name].append(job.job_id)
-                    await both_work.wait()
-                else:
-                    handled[name].append(job.job_id)
+                handled[name].append(job.job_id)
+                works[name].set()
+                for each in works.values():
+                    await each.wait()
 
             return await drain(pools[name], handle, worker_id=name, concurrency=4)
 

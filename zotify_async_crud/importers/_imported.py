@@ -69,7 +69,7 @@ def without_wrong_entries(
     wrong: set[int | str | None] = set()
     for location, reason in problems:
         report(location, reason)
-        wrong.add(location[1] if location[0] == key and len(location) > 1 else None)
+        wrong.add(location[1] if location[:1] == (key,) and location[1:] else None)
     if None in wrong:
         return None
     entries = [entry for place, entry in enumerate(raw[key]) if place not in wrong]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO, Final, TypeAlias
 
 import ijson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -38,6 +39,8 @@ from zotify_async_crud.schemas import PlaylistData, TrackData
 
 LIBRARY: Final = "YourLibrary.json"
 
+
+Numbered: TypeAlias = Iterator[tuple[int, Any]]
 
 # Big accounts have Playlist2.json and so on, old exports one Playlist.json. PlaylistInABottle.json,
 # which real exports hold too, is something else.
@@ -198,12 +201,14 @@ class _Reader:
 
     def read(self, namesakes: Counter[str]) -> Iterator[Imported]:
         """Yield what is in the file; *namesakes* counts the playlists of each name until here."""
+        is_empty = True
         try:
             with self._path.open("rb") as file:
-                is_empty = True
-                for imported in chain(self._playlists(file, namesakes), self._library(file)):
-                    is_empty = False
-                    yield imported
+                for key, entries in groupby(_entries(file), itemgetter(0)):
+                    numbered = enumerate(entry for _, entry in entries)
+                    for imported in self._readers[key](numbered, namesakes):
+                        is_empty = False
+                        yield imported
                 if is_empty:
                     self._check_kind(file)
         except OSError as error:
@@ -211,8 +216,12 @@ class _Reader:
         except ijson.JSONError as error:
             raise InvalidExport(self._path, _explained(self._path, error)) from error
 
-    def _playlists(self, file: BinaryIO, namesakes: Counter[str]) -> Iterator[Imported]:
-        for number, raw in enumerate(_items(file, "playlists")):
+    @property
+    def _readers(self) -> Mapping[str, Callable[[Numbered, Counter[str]], Iterator[Imported]]]:
+        return {"playlists": self._playlists, "tracks": self._tracks, "episodes": self._episodes}
+
+    def _playlists(self, entries: Numbered, namesakes: Counter[str]) -> Iterator[Imported]:
+        for number, raw in entries:
             report = partial(self._report, "playlists", number)
             playlist = without_wrong_entries(_PLAYLIST, raw, "items", report)
             if playlist is None:
@@ -227,14 +236,14 @@ class _Reader:
             )
             yield Imported(data, once(found), len(tracks) - len(found))
 
-    def _library(self, file: BinaryIO) -> Iterator[Imported]:
-        entries = enumerate(_items(file, "tracks"))
+    def _tracks(self, entries: Numbered, _: object) -> Iterator[Imported]:
         while part := list(islice(entries, _TRACKS_AT_ONCE)):
             tracks = [track for number, raw in part for track in self._library_track(raw, number)]
             found = [track.data for track in tracks if track and track.id]
             yield Imported(None, once(found), len(tracks) - len(found))
-        if episodes := sum(1 for _ in _items(file, "episodes")):
-            yield Imported(None, [], episodes)
+
+    def _episodes(self, entries: Numbered, _: object) -> Iterator[Imported]:
+        yield Imported(None, [], sum(1 for _ in entries))
 
     def _library_track(self, raw: Any, number: int) -> list[_LibraryTrack | None]:
         """Return a track or what is none, or nothing at all if it is wrong."""
@@ -269,12 +278,42 @@ class _Reader:
 _NEITHER: Final = "neither playlists nor tracks are in this file"
 
 
-def _items(file: BinaryIO, key: str) -> Iterator[Any]:
-    """Yield what is in the list under *key*, one by one."""
-    file.seek(0)
+def _entries(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """Yield what stands in the lists of a document, one by one, each with the key of its list."""
     if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
         file.seek(0)
-    return iter(ijson.items(file, f"{key}.item", use_float=True))
+    key, in_list, depth = "", False, 0
+    for event, value in (events := ijson.basic_parse(file, use_float=True)):
+        depth += _STEPS.get(event, 0)
+        if depth == 1:
+            key, in_list = value if event == "map_key" else key, False
+        elif depth > 1 and event == "start_array" and not in_list:
+            in_list = depth == _IN_LIST and key in _LISTS
+        elif in_list:
+            yield key, _built(event, value, events)
+            depth = _IN_LIST
+        if depth > _DEEPEST:  # parsers that note the path to each place run out of memory
+            raise ijson.JSONError("nested too deeply")
+
+
+def _built(event: str, value: Any, events: Iterator[tuple[str, Any]]) -> Any:
+    """Return the value that begins with *event*, and whose others come next."""
+    builder = ijson.ObjectBuilder()
+    builder.event(event, value)
+    depth = _STEPS.get(event, 0)
+    while depth:
+        event, value = next(events)
+        builder.event(event, value)
+        depth += _STEPS.get(event, 0)
+        if depth > _DEEPEST:
+            raise ijson.JSONError("nested too deeply")
+    return builder.value
+
+
+_LISTS: Final = frozenset({"playlists", "tracks", "episodes"})
+_IN_LIST: Final = 2
+_DEEPEST: Final = 100
+_STEPS: Final = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
 
 
 def _if_small(file: BinaryIO) -> str | None:

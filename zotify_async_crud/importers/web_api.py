@@ -72,6 +72,11 @@ class _Item(_Part):
     is_local: bool = False
     track: _Track | None = Field(validation_alias=AliasChoices("item", "track"))
 
+    @property
+    def data(self) -> TrackData | None:
+        """What is known of the track, or None if it is none of Spotify's."""
+        return self.track.data if self.track and not self.is_local else None
+
 
 class _Page(_Part):
     items: list[_Item | None]
@@ -141,7 +146,7 @@ class _Entries:
             raise InvalidValue(f"{place}.offset", f"Input should be {self._count}")
         self._count += len(raw["items"])
         self._total = page.total
-        found = [item and item.track and item.track.data for item in page.items]
+        found = [item.data if item else None for item in page.items]
         self.tracks += [track for track in found if track]
         self.skipped += found.count(None)
 
