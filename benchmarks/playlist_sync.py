@@ -189,17 +189,15 @@ async def _empty(database: Database) -> None:
 
 async def _check(database: Database, playlist: Playlist, name: str, track_ids: list[str]) -> None:
     """Compare what was returned and what the tables hold with what they should."""
-    entries = select(PlaylistTrack.position, PlaylistTrack.track_id).order_by(
-        PlaylistTrack.position
-    )
+    entries = select(PlaylistTrack.track_id).order_by(PlaylistTrack.position)
     async with database.sessions() as db:
-        held = [tuple(row) for row in await db.execute(entries)]
+        held = list(await db.scalars(entries))
         names = list(await db.scalars(select(Playlist.name)))
         tracks = list(await db.scalars(select(Track.id).order_by(Track.id)))
     if (
         [track.id for track in playlist.tracks] != track_ids
         or playlist.name != name
-        or held != list(enumerate(track_ids))
+        or held != track_ids
         or names != [name]
         or tracks != sorted(track_ids)
     ):
