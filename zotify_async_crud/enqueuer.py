@@ -24,6 +24,9 @@ from zotify_async_crud.errors import (
 
 _MOST_AT_ONCE: Final = 1_000
 
+_CONNECTION_LOST: Final = ("08", "57P")
+"""How the codes begin of errors with which a connection ends."""
+
 _HandedIn: TypeAlias = tuple[schemas.DownloadJobCreate, asyncio.Future[str]]
 
 
@@ -125,12 +128,15 @@ class Enqueuer:
                 async with self._sessions.begin() as db:
                     return await crud.create_download_jobs(db, jobs)
         try:
-            async with self._lines.session() as db:
-                return await crud.create_download_jobs(db, jobs)
+            with translated_errors():
+                async with self._lines.session() as db:
+                    return await crud.create_download_jobs(db, jobs)
         except DatabaseUnavailable as error:
-            if error.code is None and had_connected(error.__cause__ or error):
-                raise OutcomeUnknown(error.detail) from error
-            raise
+            # a server that goes on has said what became of the statement
+            is_told = error.code is not None and not error.code.startswith(_CONNECTION_LOST)
+            if is_told or not had_connected(error.__cause__ or error):
+                raise
+            raise OutcomeUnknown(error.detail, error.code) from error
 
 
 def _of_its_own(error: Exception) -> Exception:

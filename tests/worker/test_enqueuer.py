@@ -15,6 +15,7 @@ from tests.support.factories import Sessions, new_job, statements_sent, stored_j
 from tests.support.faults import MOMENTS, Moment, apart, only_postgresql
 from tests.support.pools import (
     PATIENCE,
+    an_engine,
     checked_out,
     drain,
     enqueue,
@@ -23,13 +24,16 @@ from tests.support.pools import (
     until,
 )
 from tests.worker.interruption import Interruption
+from tests.worker.proxy import CUTS, Cut, proxy
 from zotify_async_crud import crud, database, enqueuer, events
 from zotify_async_crud.enqueuer import Enqueuer
 from zotify_async_crud.errors import (
     ConstraintViolated,
     DatabaseError,
+    DatabaseUnavailable,
     EnqueuerClosed,
     InvalidValue,
+    OutcomeUnknown,
     SchemaMismatch,
 )
 from zotify_async_crud.models import DownloadJob
@@ -196,6 +200,46 @@ async def test_a_drivers_error_is_translated(engine: AsyncEngine, sessions: Sess
         async with engine.begin() as connection:
             await connection.execute(text("DROP INDEX own_index"))
     assert await statuses(sessions) == {"pending": 2}
+
+
+@only_postgresql
+@pytest.mark.parametrize("cut", CUTS)
+async def test_of_a_job_whose_write_was_cut_nobody_knows_whether_it_is_there(
+    url: str, sessions: Sessions, cut: Cut
+) -> None:
+    """The caller is told so, and must look; the next job goes by another connection."""
+    async with proxy(url) as before:
+        await before.start()
+        async with (
+            an_engine(before.url) as engine,
+            Enqueuer(database.create_session_factory(engine)) as queue,
+        ):
+            await queue.enqueue(new_job("first"))
+            before.cut(cut, of="cut")
+            with pytest.raises(OutcomeUnknown):
+                await queue.enqueue(new_job("cut"))
+            await queue.enqueue(new_job("last"))
+        assert before.cuts == 1
+    async with sessions() as db:
+        stored = [job.track_id for job in await crud.get_all_download_jobs(db)]
+    assert stored == ["last", *(["cut"] if cut == "the reply" else []), "first"]
+
+
+@only_postgresql
+async def test_a_job_for_a_server_that_is_not_there_is_not_stored(
+    url: str, sessions: Sessions
+) -> None:
+    """Where there was no connection, nothing can have been written: it is safe to try again."""
+    async with (
+        proxy(url) as before,
+        an_engine(before.url) as engine,
+        Enqueuer(database.create_session_factory(engine)) as queue,
+    ):
+        with pytest.raises(DatabaseUnavailable) as failed:
+            await queue.enqueue(new_job())
+        assert failed.value.retry_safe
+        await before.start()
+        await queue.enqueue(new_job())
 
 
 async def test_callers_of_one_unique_track_get_one_job(sessions: Sessions) -> None:
