@@ -67,7 +67,7 @@ class Lines:
             await ended(connecting)
         except asyncio.CancelledError:
             # not before: SQLAlchemy does not close a connection that it is setting up
-            if not connecting.exception():
+            with contextlib.suppress(Exception):
                 await connecting.result().close()
             raise
         return connecting.result()

@@ -34,20 +34,14 @@ _BETWEEN_NOTIFICATIONS: Final = 0.02
 """Seconds; each is a commit of its own, and one says as much as a hundred."""
 
 _DUE: Final = "zotify_async_crud.jobs_became_due"
-_LISTENS: Final = "zotify_async_crud.listens_for_commits"
 _watchers: Final[defaultdict[str, set[Watcher]]] = defaultdict(set)
 
 
 def jobs_became_due(db: AsyncSession) -> None:
     """Tell the watchers of the database, once the transaction of *db* has been committed."""
-    if not _watchers:
-        return
     session = db().sync_session if callable(db) else db.sync_session
+    # whether anybody watches counts when it is committed, and not yet
     session.info[_DUE] = True
-    if not session.info.setdefault(_LISTENS, False):
-        session.info[_LISTENS] = True
-        event.listen(session, "after_commit", _tell_watchers)
-        event.listen(session, "after_rollback", _forget)
 
 
 def _tell_watchers(session: Session) -> None:
@@ -71,6 +65,9 @@ def wake_watchers(bind: Engine | Connection) -> None:
 @contextlib.contextmanager
 def watching(bind: Engine | Connection, watcher: Watcher) -> Iterator[None]:
     """Let *watcher* be called after commits in this process, as long as the block runs."""
+    if not event.contains(Session, "after_commit", _tell_watchers):
+        event.listen(Session, "after_commit", _tell_watchers)
+        event.listen(Session, "after_rollback", _forget)
     place = _place(bind)
     _watchers[place].add(watcher)
     try:

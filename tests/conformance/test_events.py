@@ -372,6 +372,15 @@ async def test_nothing_is_notified_of_what_makes_no_job_due(
     assert [statement for statement, _ in sent if "notify" in statement] == []
 
 
+async def test_a_notification_of_whoever_commits_elsewhere_reaches_a_pool(
+    url: str, engine: AsyncEngine
+) -> None:
+    """``notify`` is for other software; on SQLite the file itself tells, and nothing is sent."""
+    with statements_sent(engine) as sent:
+        await events.notify(engine)
+    assert len(sent) == (0 if url.startswith("sqlite") else 1)
+
+
 async def test_a_notification_that_fails_is_logged_and_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -73,6 +73,14 @@ async def test_several_exports_are_imported_one_after_the_other(
     assert sorted(row[2] for row in rows) == ["b", "c"]
 
 
+async def test_an_export_with_nothing_in_it_changes_nothing(
+    sessions: Sessions, tmp_path: Path
+) -> None:
+    """It is no error, as a new account has one."""
+    result = await import_exports(sessions, [write(tmp_path / "1.json")])
+    assert result == importing.ImportResult(SyncResult(), tracks_created=0, skipped=0)
+
+
 async def test_a_dry_run_tells_what_would_change_and_changes_nothing(
     sessions: Sessions, tmp_path: Path
 ) -> None:

@@ -186,6 +186,12 @@ def test_a_missing_name_is_taken_from_where_it_is_known(tmp_path: Path) -> None:
     }
 
 
+def test_a_name_that_is_nowhere_known_is_none(tmp_path: Path) -> None:
+    """Spotify has forgotten some tracks."""
+    export = read_export(write(tmp_path, playlists=[playlist("Mix", item("t1", None))]))
+    assert (export.track_ids, export.track_names) == (("t1",), {})
+
+
 def test_playlists_of_one_name_stay_two_with_stable_ids(tmp_path: Path) -> None:
     """The next export finds them again, though it holds other tracks."""
     first = write(tmp_path, "a.json", playlists=[playlist("Mix", item("t1")), playlist("Mix")])

@@ -43,16 +43,22 @@ def _create_missing(database: Database, varying: frozenset[str]) -> Executable:
     )
 
 
-def hold_playlists(database: Database, playlist_ids: Sequence[str]) -> Select[Any]:
+_HELD: Final = (
+    select(PLAYLISTS.c.id, PLAYLISTS.c.name, PLAYLISTS.c.snapshot_id)
+    .order_by(PLAYLISTS.c.id)
+    .with_for_update(of=PLAYLISTS)
+)
+
+
+def hold_playlists(database: Database, playlist_ids: Sequence[str]) -> Executable:
     """Read playlists and hold them, all in one order."""
     listed = database.listed(playlist_ids)
-    return hold_all_playlists().where(PLAYLISTS.c.id.in_(select(listed.value)))
+    return _HELD.where(PLAYLISTS.c.id.in_(select(listed.value)))
 
 
-def hold_all_playlists() -> Select[Any]:
+def hold_all_playlists() -> Executable:
     """Read every playlist and hold it, all in one order."""
-    header = select(PLAYLISTS.c.id, PLAYLISTS.c.name, PLAYLISTS.c.snapshot_id)
-    return header.order_by(PLAYLISTS.c.id).with_for_update(of=PLAYLISTS)
+    return _HELD
 
 
 def update_playlists(database: Database, playlists: Sequence[PlaylistData]) -> Query:
@@ -82,7 +88,7 @@ def remove_playlists(database: Database, playlist_ids: Sequence[str]) -> tuple[E
     )
 
 
-def read_entries(database: Database, playlist_ids: Sequence[str]) -> Select[Any]:
+def read_entries(database: Database, playlist_ids: Sequence[str]) -> Executable:
     """Read what stands in playlists, each in its order."""
     listed = database.listed(playlist_ids)
     return (

@@ -158,7 +158,7 @@ class _Entries:
 
     def _report(self, place: str, location: Location, reason: str) -> None:
         problem = Problem("Web API", f"{place}.{place_of(location)}".rstrip("."), reason)
-        if self._on_problem is None or location[:1] != ("items",) or len(location) == 1:
+        if self._on_problem is None:
             raise InvalidValue(problem.place, reason)
         self._on_problem(problem)
 
