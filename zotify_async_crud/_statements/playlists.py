@@ -26,10 +26,7 @@ ENTRIES: Final[Table] = Base.metadata.tables[PlaylistTrack.__tablename__]
 
 def create_missing_playlists(database: Database, playlists: Sequence[PlaylistData]) -> Query:
     """Insert the playlists that are not there yet, in the order given; return the ids of those."""
-    columns = _headers(playlists)
-    return Query(
-        _create_missing(database, given.varying(columns)), given.parameters(database, columns)
-    )
+    return given.query(_create_missing, database, _headers(playlists))
 
 
 @cache
@@ -63,10 +60,7 @@ def hold_all_playlists() -> Executable:
 
 def update_playlists(database: Database, playlists: Sequence[PlaylistData]) -> Query:
     """Write the names and snapshots of playlists."""
-    columns = _headers(playlists)
-    return Query(
-        _update_headers(database, given.varying(columns)), given.parameters(database, columns)
-    )
+    return given.query(_update_headers, database, _headers(playlists))
 
 
 @cache
@@ -100,10 +94,7 @@ def read_entries(database: Database, playlist_ids: Sequence[str]) -> Executable:
 
 def remove_entries(database: Database, entries: Sequence[tuple[Any, ...]]) -> Query:
     """Delete entries by their places."""
-    columns = given.columns(given.PLACE, entries)
-    return Query(
-        _remove_entries(database, given.varying(columns)), given.parameters(database, columns)
-    )
+    return given.query(_remove_entries, database, given.columns(given.PLACE, entries))
 
 
 @cache
@@ -115,10 +106,7 @@ def _remove_entries(database: Database, varying: frozenset[str]) -> Executable:
 
 def move_entries(database: Database, entries: Sequence[tuple[Any, ...]]) -> Query:
     """Give entries other positions, none of which another entry has."""
-    columns = given.columns(given.MOVE, entries)
-    return Query(
-        _move_entries(database, given.varying(columns)), given.parameters(database, columns)
-    )
+    return given.query(_move_entries, database, given.columns(given.MOVE, entries))
 
 
 @cache
@@ -133,10 +121,7 @@ def _move_entries(database: Database, varying: frozenset[str]) -> Executable:
 
 def add_entries(database: Database, entries: Sequence[tuple[Any, ...]]) -> Query:
     """Insert entries."""
-    columns = given.columns(given.ENTRY, entries)
-    return Query(
-        _add_entries(database, given.varying(columns)), given.parameters(database, columns)
-    )
+    return given.query(_add_entries, database, given.columns(given.ENTRY, entries))
 
 
 @cache
