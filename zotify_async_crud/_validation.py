@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
@@ -141,7 +142,7 @@ def _are_valid(jobs: list[schemas.DownloadJobCreate]) -> bool:
     """Check jobs column by column, for a fifth of what it takes one by one."""
     try:
         for name, column in _JOB_COLUMNS.items():
-            column.validate_python([getattr(job, name) for job in jobs])
+            column.validate_python(list(map(attrgetter(name), jobs)))
     except (ValidationError, AttributeError):
         return False
     return True

@@ -35,6 +35,7 @@ from zotify_async_crud._dialects.types import (
     UTCNow,
     identifier,
     partial_index,
+    sized,
     tune_for_updates,
 )
 from zotify_async_crud.errors import TracksNotLoaded
@@ -71,6 +72,9 @@ UNIQUE_JOBS: Final = "is_unique AND status IN ('pending', 'in_progress')"
 """Of the jobs that fit, a track has at most one."""
 
 UNIQUE_INDEX: Final = "uq_download_jobs_track"
+
+
+_PRIORITIES: Final = f"priority BETWEEN {PRIORITY_MIN} AND {PRIORITY_MAX}"
 
 
 def _one_of(statuses: type[DownloadJobStatus]) -> str:
@@ -119,15 +123,14 @@ class DownloadJob(Base):
     finished_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = (
-        CheckConstraint(f"length(job_id) BETWEEN 1 AND {JOB_ID_MAX_LENGTH}", name="job_id"),
-        CheckConstraint(f"length(track_id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="track_id"),
+        *sized("job_id", JOB_ID_MAX_LENGTH),
+        *sized("track_id", ID_MAX_LENGTH),
+        *sized("worker_id", WORKER_ID_MAX_LENGTH),
         CheckConstraint(_one_of(DownloadJobStatus), name="status"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
-        CheckConstraint(f"priority BETWEEN {PRIORITY_MIN} AND {PRIORITY_MAX}", name="priority"),
+        # PostgreSQL's small integer can be nothing else
+        CheckConstraint(_PRIORITIES, name="priority").ddl_if(dialect="sqlite"),
         CheckConstraint("attempt >= 0", name="attempt"),
-        CheckConstraint(
-            f"length(worker_id) BETWEEN 1 AND {WORKER_ID_MAX_LENGTH}", name="worker_id"
-        ),
         CheckConstraint("max_attempts >= 1", name="max_attempts"),
         CheckConstraint(
             "lease_expires_at IS NULL OR (status = 'in_progress' AND worker_id IS NOT NULL)",
@@ -183,7 +186,7 @@ class Track(Base):
     artist: Mapped[str | None] = mapped_column(Text)
     album: Mapped[str | None] = mapped_column(Text)
 
-    __table_args__ = (CheckConstraint(f"length(id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="id"),)
+    __table_args__ = sized("id", ID_MAX_LENGTH)
 
     def __repr__(self) -> str:
         return _repr(self, "id", "name")
@@ -234,7 +237,7 @@ class Playlist(Base):
     )
 
     __table_args__ = (
-        CheckConstraint(f"length(id) BETWEEN 1 AND {ID_MAX_LENGTH}", name="id"),
+        *sized("id", ID_MAX_LENGTH),
         CheckConstraint("snapshot_id <> ''", name="snapshot_id"),
     )
 

@@ -183,7 +183,7 @@ async def test_ten_thousand_jobs_are_no_more_statements_than_one(
             with statements_sent(engine) as sent:
                 assert len(await crud.create_download_jobs(db, jobs)) == number
             counts.append([statement.split()[0] for statement, _ in sent])
-            assert max(len(parameters) for _, parameters in sent) <= 6
+            assert max(len(parameters) for _, parameters in sent) <= 8
 
     assert counts == [["INSERT"], ["INSERT"]]
     assert len((await all_rows(sessions))["download_jobs"]) == 10_001

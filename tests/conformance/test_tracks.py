@@ -138,6 +138,18 @@ async def test_news_replaces_what_is_stored_and_none_does_not(sessions: Sessions
     ]
 
 
+async def test_a_name_is_stored_character_by_character(sessions: Sessions) -> None:
+    """Also one that holds what lists are taken apart by, beside names that are not known."""
+    names = ["\x1f", "\x1e", "\x1fa\x1e\x1f", '{a,"b"}', "\\", "NULL", "", None, "\n\t", "雨 🌧"]
+    tracks = [TrackData(id=f"t\x1f{place}", name=name) for place, name in enumerate(names)]
+    async with sessions.begin() as db:
+        await crud.upsert_tracks(db, tracks)
+
+    async with sessions() as db:
+        stored = {track.id: track.name for track in (await db.scalars(select(Track)))}
+    assert stored == {track.id: track.name for track in tracks}
+
+
 async def test_of_a_track_given_twice_the_last_that_is_known_counts(sessions: Sessions) -> None:
     """As if they had been written one after the other."""
     async with sessions.begin() as db:

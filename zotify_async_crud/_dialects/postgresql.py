@@ -19,8 +19,10 @@ from sqlalchemy import (
     String,
     Subquery,
     Table,
+    Text,
     any_,
     bindparam,
+    cast,
     func,
     literal_column,
     select,
@@ -34,8 +36,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, aliased
 from sqlalchemy.sql import Executable
+from sqlalchemy.types import TypeEngine
 
 from zotify_async_crud._dialects.connections import dedicated
+from zotify_async_crud._dialects.joined import joined
 from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Columns, Listed, Queue, Types
 from zotify_async_crud.errors import (
     AccessRefused,
@@ -99,7 +103,7 @@ class _PostgreSQL:
 
     def rows(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
         names = [key for key in types if key in varying]
-        arrays = (bindparam(f"{name}_{key}", type_=postgresql.ARRAY(types[key])) for key in names)
+        arrays = (_array(name, key, types[key]) for key in names)
         unnested = func.unnest(*arrays).table_valued(*names, name=name).render_derived()
         values = (
             type_coerce(unnested.c[key], type_)
@@ -113,10 +117,12 @@ class _PostgreSQL:
     def row_parameters(
         self, name: str, columns: Columns, varying: frozenset[str]
     ) -> dict[str, Any]:
-        return {
-            f"{name}_{key}": values if key in varying else values[0]
-            for key, values in columns.items()
-        }
+        lists = {key: values for key, values in columns.items() if key in varying}
+        sent = joined(lists.values())
+        given = {key: values[0] for key, values in columns.items()}
+        given |= dict(zip(lists, sent.texts, strict=True))
+        given |= {"mark": sent.mark, "null": sent.null}
+        return {f"{name}_{key}": value for key, value in given.items()}
 
     def hold_first(self, queue: Queue) -> Executable:
         priorities, due = _due(queue, select(queue.rows))
@@ -218,6 +224,12 @@ class _PostgreSQL:
         if isinstance(error, sa_exc.DBAPIError):
             return DatabaseError(type(_origin(cause)).__name__)
         return None
+
+
+def _array(name: str, key: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
+    """Return as an array of PostgreSQL what ``joined`` has made one text."""
+    text, mark, null = (bindparam(f"{name}_{part}", type_=Text()) for part in (key, "mark", "null"))
+    return cast(func.string_to_array(text, mark, null), postgresql.ARRAY(type_))
 
 
 def _due(queue: Queue, rows: Select[Any]) -> tuple[CTE, FromClause]:

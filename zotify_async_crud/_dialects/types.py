@@ -5,7 +5,19 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
-from sqlalchemy import DDL, DateTime, Dialect, Double, Index, String, Table, Text, event, text
+from sqlalchemy import (
+    DDL,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Double,
+    Index,
+    String,
+    Table,
+    Text,
+    event,
+    text,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -15,6 +27,19 @@ from sqlalchemy.types import TypeDecorator
 def identifier(length: int) -> String:
     """Return the type of an id: compared byte by byte on both databases, whatever the locale."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+def sized(column: str, longest: int) -> tuple[CheckConstraint, CheckConstraint]:
+    """Return what keeps an identifier from being empty, or longer than *longest* characters.
+
+    PostgreSQL's type sees to the longest, and it evaluates constraints at every write of a row.
+    """
+    return (
+        CheckConstraint(f"{column} <> ''", name=column).ddl_if(dialect="postgresql"),
+        CheckConstraint(f"length({column}) BETWEEN 1 AND {longest}", name=column).ddl_if(
+            dialect="sqlite"
+        ),
+    )
 
 
 class UTCDateTime(TypeDecorator[dt.datetime]):
