@@ -11,7 +11,7 @@ from benchmarks.queue.processes import Entry, by_turns
 from benchmarks.report import Report
 
 CONCURRENCY: Final = (10, 50)
-JOBS: Final = 20_000
+JOBS: Final = 60_000
 FEWER_JOBS: Final = {"oban": 5_000, "chancy": 5_000, "procrastinate": 2_000}
 """The slower ones take long enough with these."""
 
