@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from benchmarks import overhead, pickup, playlist_sync, streaming
+from benchmarks import overhead, pickup, streaming
 from benchmarks.databases import Databases, databases
+from benchmarks.playlists import sync
 from benchmarks.queue import backlog, drain, enqueue, idle, latency, single
 from benchmarks.report import Report
 
 SUBJECTS: Final[dict[str, Callable[[Databases, Report], Awaitable[None]]]] = {
-    "playlist_sync": playlist_sync.run,
+    "playlist_sync": sync.run,
     "overhead": overhead.run,
     "streaming": streaming.run,
     "pickup": pickup.run,

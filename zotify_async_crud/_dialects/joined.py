@@ -21,7 +21,7 @@ class Joined(NamedTuple):
 
 
 def joined(lists: Iterable[Sequence[object]]) -> Joined:
-    """Join the elements of each list, which must not be empty nor have only an empty text."""
+    """Join the elements of each list; one that has only an empty text would come back empty."""
     found = [[None if value is None else str(value) for value in values] for values in lists]
     mark, null = _not_in("".join(text for texts in found for text in texts if text))
     return Joined(

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Select,
-    String,
     Subquery,
     Table,
     Text,
@@ -95,7 +94,8 @@ class _PostgreSQL:
         return postgresql.insert(entity)
 
     def listed(self, values: Sequence[str]) -> Listed:
-        array = bindparam(None, list(values), postgresql.ARRAY(String))
+        (text,), mark, _ = joined([values])
+        array = func.string_to_array(*(bindparam(None, part, Text()) for part in (text, mark)))
         rows = func.unnest(array).table_valued("value", with_ordinality="position")
         rows = rows.render_derived(name="listed")
         # ORDINALITY counts from 1, and every position in this library from 0
