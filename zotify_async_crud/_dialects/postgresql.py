@@ -124,6 +124,9 @@ class _PostgreSQL:
         given |= {"mark": sent.mark, "null": sent.null}
         return {f"{name}_{key}": value for key, value in given.items()}
 
+    def gathered(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.array_agg(column, type_=postgresql.ARRAY(column.type))
+
     def hold_first(self, queue: Queue) -> Executable:
         priorities, due = _due(queue, select(queue.rows))
         entity = aliased(queue.table, due)

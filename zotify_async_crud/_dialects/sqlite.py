@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     FromClause,
@@ -93,6 +94,9 @@ class _SQLite:
     ) -> dict[str, Any]:
         values = (map(_stored, column) for column in columns.values())
         return {name: json.dumps(list(zip(*values, strict=True)))}
+
+    def gathered(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.json_group_array(column, type_=JSON())
 
     def hold_first(self, queue: Queue) -> Executable:
         # SQLite has no row locks. A write, even of what stands there already, takes the file's only

@@ -83,12 +83,16 @@ def remove_playlists(database: Database, playlist_ids: Sequence[str]) -> tuple[E
 
 
 def read_entries(database: Database, playlist_ids: Sequence[str]) -> Executable:
-    """Read what stands in playlists, each in its order."""
+    """Read what stands in each of some playlists: a list of positions and one of tracks."""
     listed = database.listed(playlist_ids)
     return (
-        select(ENTRIES.c.playlist_id, ENTRIES.c.position, ENTRIES.c.track_id)
+        select(
+            ENTRIES.c.playlist_id,
+            database.gathered(ENTRIES.c.position),
+            database.gathered(ENTRIES.c.track_id),
+        )
         .where(ENTRIES.c.playlist_id.in_(select(listed.value)))
-        .order_by(ENTRIES.c.playlist_id, ENTRIES.c.position)
+        .group_by(ENTRIES.c.playlist_id)
     )
 
 

@@ -54,7 +54,7 @@ def diff(positions: Sequence[int], stored: Sequence[str], wanted: Sequence[str])
     kept = _kept(stored, wanted)
     spare = _spare(stored, kept)
     sources = [
-        spare[item].pop() if source is None and spare[item] else source
+        spare[item].pop() if source is None and spare.get(item) else source
         for item, source in zip(wanted, kept, strict=True)
     ]
     removed = sorted(positions[place] for places in spare.values() for place in places)
@@ -99,7 +99,7 @@ def _longest_common(stored: Sequence[str], wanted: Sequence[str]) -> Iterator[tu
     """
     ends: list[int] = []
     chains: list[_Chain] = []
-    for there, partners in enumerate(_partners(stored, wanted)):
+    for there, partners in _partners(stored, wanted):
         for here in partners:
             length = bisect_left(ends, here)
             chain = (here, there, chains[length - 1] if length else None)
@@ -114,8 +114,8 @@ def _longest_common(stored: Sequence[str], wanted: Sequence[str]) -> Iterator[tu
         yield here, there
 
 
-def _partners(stored: Sequence[str], wanted: Sequence[str]) -> Iterator[list[int]]:
-    """Yield for each item *wanted* the places of equal ones *stored*, the last of them first.
+def _partners(stored: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+    """Yield for each item *wanted* its place, and those of equal ones *stored*, the last first.
 
     Of an item that is there very often, those about as often preceded by an equal one must do.
     """
@@ -124,10 +124,11 @@ def _partners(stored: Sequence[str], wanted: Sequence[str]) -> Iterator[list[int
         places[item].append(place)
     reach = max(_FEWEST_PARTNERS, _MOST_PAIRS // (len(wanted) + 1)) // 2
     before: Counter[str] = Counter()
-    for item in wanted:
-        rank = before[item]
-        before[item] += 1
-        yield places[item][max(0, rank - reach) : rank + reach][::-1]
+    for there, item in enumerate(wanted):
+        if item in places:
+            rank = before[item]
+            before[item] += 1
+            yield there, places[item][max(0, rank - reach) : rank + reach][::-1]
 
 
 def _spare(stored: Sequence[str], kept: Sequence[int | None]) -> defaultdict[str, list[int]]:

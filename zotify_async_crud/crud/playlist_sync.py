@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -155,11 +153,15 @@ async def _entries(
     if not playlist_ids:
         return {}
     rows = (await execute(db, sql.read_entries(database_of(db), playlist_ids))).all()
-    found = {}
-    for playlist_id, entries in groupby(rows, itemgetter(0)):
-        _, positions, track_ids = zip(*entries, strict=True)
-        found[playlist_id] = list(positions), list(track_ids)
-    return found
+    return {key: _in_order(*entries) for key, *entries in map(tuple, rows)}
+
+
+def _in_order(positions: list[int], track_ids: list[str]) -> tuple[list[int], list[str]]:
+    ascending = sorted(positions)
+    if positions == ascending:
+        return positions, track_ids
+    places = dict(zip(positions, track_ids, strict=True))
+    return ascending, [places[position] for position in ascending]
 
 
 async def _create_tracks(db: AsyncSession, changes: list[_Change]) -> int:
