@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
+    TypeAdapter,
 )
 from pydantic_core import PydanticCustomError
 
@@ -108,7 +109,22 @@ WorkerId = Annotated[
 Delay = Annotated[dt.timedelta, Field(ge=dt.timedelta(0), le=DURATION_MAX)]
 Duration = Annotated[Delay, BeforeValidator(_in_seconds)]
 Lease = Annotated[Duration, AfterValidator(_lasting)]
-TrackIds = Annotated[list[Id], BeforeValidator(_ordered), Field(max_length=PLAYLIST_MAX_TRACKS)]
+
+
+_EACH_ID: Final = TypeAdapter(list[Id])
+
+
+def _without_nul(ids: list[str]) -> list[str]:
+    """Look for NUL characters in all at once, which takes a quarter of a pattern for each."""
+    return _EACH_ID.validate_python(ids) if "\0" in "".join(ids) else ids
+
+
+TrackIds = Annotated[
+    list[Annotated[str, Strict(), Field(min_length=1, max_length=ID_MAX_LENGTH)]],
+    BeforeValidator(_ordered),
+    AfterValidator(_without_nul),
+    Field(max_length=PLAYLIST_MAX_TRACKS),
+]
 
 
 class DownloadJobStatus(StrEnum):
