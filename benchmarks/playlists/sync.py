@@ -53,7 +53,7 @@ REQUIRED_UNCHANGED: Final = 5.0
 REQUIRED_TO_LOOP: Final = 200.0
 REQUIRED_AFTER_SMALL: Final = 2.0
 """What a connection has done before may make a sync so many times slower."""
-REQUIRED_GROWTH: Final = 1.5
+REQUIRED_GROWTH: Final = 2.0
 """A track among 100,000 may take so many times what one among 10,000 takes."""
 
 Seconds = dict[str, list[float]]

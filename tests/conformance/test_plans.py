@@ -238,8 +238,6 @@ _COUNTER: Final = itertools.count()
 
 
 def _literal(value: object) -> str:
-    if isinstance(value, list):
-        return f"ARRAY[{', '.join(map(_literal, value))}]"
     return "NULL" if value is None else f"'{value}'"
 
 

@@ -38,7 +38,9 @@ JOB: Final[Types] = {
 TRACK: Final[Types] = {"track_id": String()}
 TRACK_DATA: Final[Types] = {"id": String(), "name": Text(), "artist": Text(), "album": Text()}
 PLAYLIST: Final[Types] = {"id": String(), "name": Text(), "snapshot_id": Text()}
-PLACE: Final[Types] = {"position": BigInteger(), "playlist_id": String()}
+# The playlist comes first, so that it is a column also where it is always the same. As a parameter
+# it would make PostgreSQL expect one row, and go through all that is given for each that it finds.
+PLACE: Final[Types] = {"playlist_id": String(), "position": BigInteger()}
 ENTRY: Final[Types] = {**PLACE, "track_id": String()}
 MOVE: Final[Types] = {**PLACE, "new_position": BigInteger()}
 

@@ -174,17 +174,16 @@ async def _create_tracks(db: AsyncSession, changes: list[_Change]) -> int:
 
 async def _write_entries(db: AsyncSession, changes: list[_Change]) -> None:
     database = database_of(db)
-    removed = [(place, each.wanted.id) for each in changes for place in each.entries.removed]
-    moved = [(old, each.wanted.id, new) for each in changes for old, new in each.entries.moved]
-    added = [
-        (place, each.wanted.id, track) for each in changes for place, track in each.entries.added
-    ]
+    removed = [(each.wanted.id, place) for each in changes for place in each.entries.removed]
+    moved = [(each.wanted.id, *places) for each in changes for places in each.entries.moved]
+    added = [(each.wanted.id, *entry) for each in changes for entry in each.entries.added]
+    if removed or moved or added:
+        await on_connection(db, database.plan_afresh)
     if removed:
         await execute(db, *sql.remove_entries(database, removed))
     if moved:
         await execute(db, *sql.move_entries(database, moved))
     if added:
-        await on_connection(db, database.plan_afresh)
         await execute(db, *sql.add_entries(database, added))
 
 
