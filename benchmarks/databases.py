@@ -90,6 +90,10 @@ class Database:
         """Give back the room of deleted rows."""
         await self._maintain("VACUUM")
 
+    async def write_out(self) -> None:
+        """Let PostgreSQL write to disk what was loaded, which it else does beside what follows."""
+        await self._maintain("CHECKPOINT")
+
     async def analyze(self) -> None:
         """Let the planner know what the tables hold now."""
         await self._maintain("ANALYZE")

@@ -11,7 +11,7 @@ from benchmarks.queue.contestants import OURS
 from benchmarks.queue.measures import Figures
 from benchmarks.report import Report
 
-JOBS: Final = 20_000
+JOBS: Final = 60_000
 CONCURRENCY: Final = 50
 FINISHED: Final = 1_000_000
 TOMORROW: Final = 100_000
@@ -49,6 +49,7 @@ async def run(databases: Databases, report: Report) -> None:
         for backlog, database in loaded.items():
             await database.keep_statistics_away()
             await database.execute(_BACKLOGS[backlog])
+            await database.write_out()
         for when in _ANALYZED:
             found = await _rounds(loaded, analyze=_ANALYZED[when])
             rates.table(report, f"Drain beside a backlog, {when}, ours", found, _EMPTY)
