@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.pool import NullPool
 
 from tests.support import postgresql
-from zotify_async_crud import database, models
+from tests.support.secrets import KEYRING
+from zotify_async_crud import database, encryption, models
 
 # nothing here is judged by how long it took: a busy machine must not turn a test red
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -71,7 +72,7 @@ async def url(
 @pytest.fixture
 async def engine(url: str) -> AsyncIterator[AsyncEngine]:
     """An engine made by the library."""
-    engine = database.create_engine(url)
+    engine = database.create_engine(url, token_keyring=KEYRING)
     yield engine
     await engine.dispose()
 
@@ -80,6 +81,7 @@ async def engine(url: str) -> AsyncIterator[AsyncEngine]:
 async def plain_engine(url: str) -> AsyncIterator[AsyncEngine]:
     """An engine as SQLAlchemy makes it by itself."""
     engine = create_async_engine(url)
+    encryption.use_keyring(engine, KEYRING)
     yield engine
     await engine.dispose()
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from zotify_async_crud import schemas
+from zotify_async_crud._secrets import Hidden
 from zotify_async_crud.errors import InvalidValue
 
 T = TypeVar("T")
@@ -82,6 +83,8 @@ def validated(field: str, adapter: TypeAdapter[T], value: object) -> T:
         return adapter.validate_python(value)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    finally:
+        del value  # a traceback may show locals
     # outside the except block, so that no __context__ carries the value along
     reason = _REASONS.get(problem["type"], problem["msg"])
     raise InvalidValue(_place(field, problem["loc"]), reason)
@@ -118,11 +121,11 @@ def flag(field: str, value: object) -> None:
         raise InvalidValue(field, "Input should be True or False")
 
 
-def token_data(value: object) -> schemas.SpotifyTokenData:
-    """Return *value* as the token data that it must be; an error names the key."""
-    if not isinstance(value, Mapping):
+def token_data(given: Hidden) -> schemas.SpotifyTokenData:
+    """Return what is *given* as the token data that it must be; an error names the key."""
+    if not isinstance(given.content, Mapping):
         raise InvalidValue("token_data", "Input should be a mapping")
-    return validated("token_data", TOKEN_DATA, dict(value))
+    return validated("token_data", TOKEN_DATA, dict(given.content))
 
 
 def job(value: object) -> schemas.DownloadJobCreate:

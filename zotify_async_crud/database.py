@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from zotify_async_crud._dialects import database_for, database_for_url, had_connected, translate
+from zotify_async_crud.encryption import TokenKeyring, use_keyring
 from zotify_async_crud.errors import (
     DatabaseError,
     DatabaseUnavailable,
@@ -23,7 +24,12 @@ from zotify_async_crud.models import Base
 
 
 def create_engine(
-    url: str | URL, *, read_only: bool = False, pgbouncer: bool = False, **options: Any
+    url: str | URL,
+    *,
+    token_keyring: TokenKeyring | None = None,
+    read_only: bool = False,
+    pgbouncer: bool = False,
+    **options: Any,
 ) -> AsyncEngine:
     """Return an engine for ``postgresql+asyncpg://…`` or ``sqlite+aiosqlite:///…``.
 
@@ -39,15 +45,20 @@ def create_engine(
     An engine that is *read_only* is for transactions that only read, and refuses all others with
     ``AccessRefused``. On SQLite they wait for no writer, and keep none waiting.
 
+    The Spotify token is encrypted by *token_keyring*; without one it is kept in clear. See
+    ``encryption.use_keyring`` for an engine of your own.
+
     Raises:
         UnsupportedDatabase: The URL names another database or driver.
         InvalidValue: *url* is no URL.
     """
     try:
         database, full_url = database_for_url(make_url(url))
-        return database.create_engine(
+        engine = database.create_engine(
             full_url, read_only=read_only, pgbouncer=pgbouncer, options=options
         )
+        use_keyring(engine, token_keyring)
+        return engine  # noqa: TRY300 - all of it may raise
     except InvalidValue:
         raise
     except (sa_exc.ArgumentError, ValueError):

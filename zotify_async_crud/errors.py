@@ -110,6 +110,47 @@ class LeaseLost(ZotifyCrudError):
         return f"attempt {self.attempt} at download job {self.job_id} lost its lease"
 
 
+class LoginRequired(ZotifyCrudError):
+    """There is no token that could be used or refreshed; let the user log in again.
+
+    ``reason`` says why: nobody is logged in, the refresh token holds no more, or what is stored
+    cannot be decrypted.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"log in again: {self.reason}"
+
+
+class InvalidGrant(ZotifyCrudError):
+    """Raise it in your refresh coroutine when the token endpoint answers ``invalid_grant``.
+
+    The refresh token holds no more (https://www.rfc-editor.org/rfc/rfc6749#section-5.2), and
+    everybody gets ``LoginRequired`` until there is a new login.
+    """
+
+    def __str__(self) -> str:
+        return "the token endpoint refuses the refresh token"
+
+
+class TokenRefreshFailed(ZotifyCrudError):
+    """The token could not be refreshed; ask again in ``retry_in`` seconds.
+
+    ``reason`` is the name of the refresh coroutine's exception. Its message may hold secrets, and
+    is not repeated: log what you need there.
+    """
+
+    def __init__(self, reason: str, retry_in: float) -> None:
+        super().__init__(reason, retry_in)
+        self.reason, self.retry_in = reason, retry_in
+
+    def __str__(self) -> str:
+        return f"the token could not be refreshed: {self.reason}; retry in {self.retry_in:.1f} s"
+
+
 class PoolRunning(ZotifyCrudError):
     """``WorkerPool.run`` was called while it runs; make another pool, or stop it first."""
 

@@ -29,8 +29,6 @@ from uuid_utils import uuid7
 from zotify_async_crud._dialects.types import (
     CLUSTERED,
     Real,
-    SecretText,
-    SecretValue,
     UTCDateTime,
     UTCNow,
     identifier,
@@ -38,6 +36,8 @@ from zotify_async_crud._dialects.types import (
     sized,
     tune_for_updates,
 )
+from zotify_async_crud._secrets import SecretValue
+from zotify_async_crud.encryption import SealedText
 from zotify_async_crud.errors import TracksNotLoaded
 from zotify_async_crud.schemas import (
     DEFAULT_MAX_ATTEMPTS,
@@ -45,6 +45,7 @@ from zotify_async_crud.schemas import (
     JOB_ID_MAX_LENGTH,
     PRIORITY_MAX,
     PRIORITY_MIN,
+    UUID_LENGTH,
     WORKER_ID_MAX_LENGTH,
     DownloadJobStatus,
 )
@@ -257,14 +258,32 @@ class Playlist(Base):
 
 
 class SpotifyToken(Base):
-    """The one OAuth token. Neither it nor its values show in reprs, logs or echoed statements."""
+    """The one OAuth token. Neither it nor its values show in reprs, logs or echoed statements.
+
+    Each login has a ``login_id`` of its own. ``version`` grows with each login and refresh, and
+    ``updated_at`` is when the last was stored.
+    The rest is of ``token_refresh.get_valid_spotify_token``: who refreshes has ``lease_version``,
+    and the lease until ``lease_expires_at``; after a failure nobody tries before ``retry_at``; a
+    token that cannot be refreshed any more ``needs_login``.
+    """
 
     __tablename__ = "spotify_tokens"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
-    access_token: Mapped[str] = mapped_column(SecretText)
-    refresh_token: Mapped[str] = mapped_column(SecretText)
+    access_token: Mapped[str] = mapped_column(SealedText("spotify_tokens.access_token.1"))
+    refresh_token: Mapped[str] = mapped_column(SealedText("spotify_tokens.refresh_token.1"))
     expires_at: Mapped[dt.datetime] = mapped_column(UTCDateTime)
+    scope: Mapped[str | None] = mapped_column(Text)
+    token_type: Mapped[str | None] = mapped_column(Text)
+    login_id: Mapped[str] = mapped_column(identifier(UUID_LENGTH), server_default="")
+    updated_at: Mapped[dt.datetime] = mapped_column(UTCDateTime, server_default=UTCNow())
+    version: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    lease_version: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    lease_expires_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
+    failures: Mapped[int] = mapped_column(server_default="0")
+    failure: Mapped[str | None] = mapped_column(Text)
+    retry_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
+    needs_login: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
     __table_args__ = (
         CheckConstraint("id = 1", name="single"),

@@ -17,13 +17,21 @@ from pydantic import (
     Field,
     Strict,
     TypeAdapter,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from zotify_async_crud._secrets import SecretValue
+from zotify_async_crud.encryption import is_sealed
 
 ID_MAX_LENGTH: Final = 255
 """Characters of a Spotify id; real ones have 22."""
 
-JOB_ID_MAX_LENGTH: Final = 36
+UUID_LENGTH: Final = 36
+"""Characters of the ids that this library gives."""
+
+JOB_ID_MAX_LENGTH: Final = UUID_LENGTH
 """Characters of a job's id, a UUID."""
 
 NAME_MAX_LENGTH: Final = 1_000
@@ -34,6 +42,9 @@ ERROR_MAX_LENGTH: Final = 65_536
 
 TOKEN_MAX_LENGTH: Final = 16_384
 """Characters of an access or refresh token."""
+
+SCOPE_MAX_LENGTH: Final = 4_096
+"""Characters of the scopes and of the type of a token."""
 
 PLAYLIST_MAX_TRACKS: Final = 1_000_000
 """Entries of one playlist; Spotify itself allows 10,000."""
@@ -68,6 +79,23 @@ def _in_utc(value: dt.datetime) -> dt.datetime:
         raise PydanticCustomError("datetime_range", message) from None
 
 
+def _from_epoch(value: object) -> object:
+    """Read a plain number as seconds since the epoch."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return value
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        return dt.datetime.fromtimestamp(value, dt.UTC)
+    message = "Input should be seconds since the epoch, between the years 1 and 9999"
+    raise PydanticCustomError("epoch_range", message)
+
+
+def _secret(value: str) -> str:
+    if is_sealed(value):
+        message = "Input should not contain Braille patterns, in which encrypted tokens are written"
+        raise PydanticCustomError("token_characters", message)
+    return SecretValue(value)
+
+
 def _in_seconds(value: object) -> object:
     """Read a plain number as seconds; pydantic would also take text and booleans."""
     if isinstance(value, dt.timedelta):
@@ -99,8 +127,15 @@ SnapshotId = Annotated[
     str, Strict(), Field(min_length=1, max_length=SNAPSHOT_ID_MAX_LENGTH, pattern=_NO_NUL)
 ]
 Progress = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
-Token = Annotated[str, Strict(), Field(min_length=1, max_length=TOKEN_MAX_LENGTH, pattern=_NO_NUL)]
+Token = Annotated[
+    str,
+    Strict(),
+    Field(min_length=1, max_length=TOKEN_MAX_LENGTH, pattern=_NO_NUL),
+    AfterValidator(_secret),
+]
+Scope = Annotated[str, Strict(), Field(max_length=SCOPE_MAX_LENGTH, pattern=_NO_NUL)]
 Instant = Annotated[AwareDatetime, Strict(), AfterValidator(_in_utc)]
+InstantOrEpoch = Annotated[Instant, BeforeValidator(_from_epoch)]
 Priority = Annotated[int, Strict(), Field(ge=PRIORITY_MIN, le=PRIORITY_MAX)]
 Attempts = Annotated[int, Strict(), Field(ge=1, le=ATTEMPTS_MAX)]
 WorkerId = Annotated[
@@ -380,12 +415,24 @@ class Playlist(BaseModel):
 class SpotifyTokenData(BaseModel):
     """What a login or a token refresh answers; further keys are ignored.
 
-    An absent or null ``refresh_token`` means that the one before stays valid
-    (https://www.rfc-editor.org/rfc/rfc6749#section-6).
+    ``expires_at`` is an aware datetime or seconds since the epoch. Without it, the token lives for
+    ``expires_in`` seconds from now, by the database's clock. What else is absent or null stays as
+    it is stored: the ``refresh_token`` (https://www.rfc-editor.org/rfc/rfc6749#section-6), the
+    ``scope`` and the ``token_type``.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     access_token: Token = Field(repr=False)
     refresh_token: Token | None = Field(default=None, repr=False)
-    expires_at: Instant
+    expires_in: Duration | None = None
+    expires_at: InstantOrEpoch | None = Field(default=None, validate_default=True)
+    scope: Scope | None = None
+    token_type: Scope | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _expires(cls, value: dt.datetime | None, info: ValidationInfo) -> dt.datetime | None:
+        if value is None and info.data.get("expires_in") is None:
+            raise PydanticCustomError("missing", "Field required, or expires_in")
+        return value

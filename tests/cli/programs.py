@@ -18,6 +18,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.support.secrets import KEYS
 from zotify_async_crud import crud, database
 from zotify_async_crud.schemas import DownloadJobStatus
 
@@ -34,6 +35,8 @@ _FOREIGN: Final = {
     "TTY_COMPATIBLE",
     "TTY_INTERACTIVE",
     "ZOTIFY_DATABASE_URL",
+    "ZOTIFY_TOKEN_KEYS",
+    "ZOTIFY_TOKEN_KEY_FILE",
 }
 
 Finished = subprocess.CompletedProcess[str]
@@ -41,9 +44,12 @@ Running = subprocess.Popen[str]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of this process without what a developer may have set, and *more*."""
+    """Return the environment of this process without what a developer may have set, and *more*.
+
+    The token's key is that of the tests, so that they can read it.
+    """
     own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    return {**own, "TERM": "xterm-256color", **more}
+    return {**own, "TERM": "xterm-256color", "ZOTIFY_TOKEN_KEYS": KEYS[0], **more}
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> Finished:

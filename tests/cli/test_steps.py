@@ -56,7 +56,7 @@ async def test_the_token_is_refreshed_each_time_it_expires(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refresh token of the login stays."""
-    monkeypatch.setattr(_token, "LIFETIME", dt.timedelta(milliseconds=10))
+    monkeypatch.setattr(_token, "LIFETIME", dt.timedelta(milliseconds=50))
     work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
         refreshing = group.create_task(_token.keep_fresh(sessions, work))

@@ -27,6 +27,7 @@ from tests.support.faults import (
     only_sqlite,
     writer_of,
 )
+from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database, models
 from zotify_async_crud.schemas import DownloadJobStatus
 
@@ -100,8 +101,14 @@ UNITS: Final = {
         crud.clear_all_playlists_and_tracks, "SELECT count(*) = 0 FROM playlist_tracks"
     ),
     "create_or_update_spotify_token": Unit(
-        lambda db: crud.create_or_update_spotify_token(db, token_data(access_token="new")),
-        "SELECT count(*) = 1 FROM spotify_tokens WHERE access_token = 'new'",
+        lambda db: crud.create_or_update_spotify_token(db, token_data(scope="new")),
+        "SELECT count(*) = 1 FROM spotify_tokens WHERE scope = 'new'",
+    ),
+    "create_or_update_spotify_token, which keeps the refresh token": Unit(
+        lambda db: crud.create_or_update_spotify_token(
+            db, token_data(scope="new", refresh_token=None)
+        ),
+        "SELECT count(*) = 1 FROM spotify_tokens WHERE scope = 'new'",
     ),
     "delete_spotify_token": Unit(
         crud.delete_spotify_token, "SELECT count(*) = 0 FROM spotify_tokens"
@@ -206,7 +213,7 @@ async def test_a_first_transaction_cancelled_while_it_connects_leaves_nothing(
     step, interrupted = 0, True
     async with apart(url) as observer:
         while interrupted:
-            engine = database.create_engine(url)
+            engine = database.create_engine(url, token_keyring=KEYRING)
             ended = await cancelled_at(step, moment, transaction(engine))
             assert_nothing_is_checked_out(engine)
             await assert_unlocked(observer)
@@ -244,7 +251,7 @@ async def test_a_task_cancelled_while_it_waits_for_another_writer_takes_no_lock(
 
 async def test_a_memory_database_survives_a_cancellation() -> None:
     """Its one connection is its only home, so that must not be closed."""
-    engine = database.create_engine("sqlite://")
+    engine = database.create_engine("sqlite://", token_keyring=KEYRING)
     await database.create_schema(engine)
     sessions = database.create_session_factory(engine)
     (job_id,) = await add_jobs(sessions, 1)
@@ -294,7 +301,7 @@ async def fill(sessions: Sessions) -> None:
         await db.execute(text("DELETE FROM download_jobs"))
         await crud.clear_all_playlists_and_tracks(db)
         await crud.create_or_update_playlist(db, "p", "before", ["a", "b"])
-        await crud.create_or_update_spotify_token(db, token_data())
+        await crud.create_or_update_spotify_token(db, token_data(scope="before"))
         await crud.create_download_job(db, new_job())
         failed = await crud.create_download_job(db, new_job())
         await crud.update_download_job_status(db, failed, DownloadJobStatus.FAILED)

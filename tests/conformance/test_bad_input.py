@@ -92,6 +92,11 @@ NO_MOMENT: Final = (
     dt.datetime.max.replace(tzinfo=_zone(-1)),
     dt.datetime.min.replace(tzinfo=_zone(1)),
 )
+NO_EXPIRY: Final = (
+    *NO_MOMENT[:1],
+    *NO_MOMENT[3:],
+    *(True, math.nan, math.inf, -math.inf, 10**12, -(10**12), 10**30, 1e300),
+)
 NO_LIMIT: Final = (
     None,
     0,
@@ -426,7 +431,10 @@ BAD: Final[list[Bad]] = [
         for name, values in {
             "access_token": (None, *NO_TOKENS),
             "refresh_token": NO_TOKENS,
-            "expires_at": NO_MOMENT,
+            "expires_at": NO_EXPIRY,
+            "expires_in": (True, "3600", -1, math.nan, math.inf, 10**12),
+            "scope": (1, b"a", ["a"], "\0", "\ud800", "x" * 4_097),
+            "token_type": (1, b"Bearer", "\0", "\ud800", "x" * 4_097),
         }.items()
         for value in values
     ),

@@ -23,7 +23,8 @@ from tests.support.faults import (
 )
 from zotify_async_crud import crud, database
 from zotify_async_crud._dialects import sqlite_engine
-from zotify_async_crud._dialects.types import Real, SecretText, UTCDateTime
+from zotify_async_crud._dialects.types import Real, UTCDateTime
+from zotify_async_crud.encryption import SealedText, StoredText
 from zotify_async_crud.errors import (
     AccessRefused,
     DatabaseUnavailable,
@@ -459,9 +460,10 @@ async def test_changes_that_were_not_flushed_are_not_read_over(url: str) -> None
 
 async def test_null_passes_through_the_column_types(sessions: Sessions) -> None:
     """An application's own nullable columns may have the library's types."""
-    nothing = select(*(literal(None, type_()) for type_ in (UTCDateTime, Real, SecretText)))
+    types = (UTCDateTime(), Real(), SealedText("a_table.a_column"), StoredText())
+    nothing = select(*(literal(None, type_) for type_ in types))
     async with sessions() as db:
-        assert (await db.execute(nothing)).one() == (None, None, None)
+        assert (await db.execute(nothing)).one() == tuple(None for _ in types)
 
 
 @only_sqlite

@@ -29,6 +29,7 @@ from tests.support.factories import (
     stored_job,
     token_data,
 )
+from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database
 from zotify_async_crud.crud._diff import GAP
 from zotify_async_crud.errors import SchemaMismatch
@@ -293,7 +294,7 @@ async def empty_url(
 @pytest.fixture
 async def empty_engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
     """An engine on a database with nothing in it."""
-    engine = database.create_engine(empty_url)
+    engine = database.create_engine(empty_url, token_keyring=KEYRING)
     yield engine
     await engine.dispose()
 
@@ -349,7 +350,7 @@ async def test_the_metadata_alone_makes_a_working_schema(empty_url: str) -> None
         await connection.run_sync(Base.metadata.create_all)
     await plain.dispose()
 
-    engine = database.create_engine(empty_url)
+    engine = database.create_engine(empty_url, token_keyring=KEYRING)
     await _use_everything(database.create_session_factory(engine))
     await engine.dispose()
 
@@ -372,7 +373,7 @@ async def test_creating_the_schema_again_changes_and_loses_nothing(
 
 async def test_several_processes_may_create_the_schema_at_once(empty_url: str) -> None:
     """Each has its own engine, all start at the same moment, and none fails."""
-    engines = [database.create_engine(empty_url) for _ in range(8)]
+    engines = [database.create_engine(empty_url, token_keyring=KEYRING) for _ in range(8)]
 
     await asyncio.gather(*(database.create_schema(engine) for engine in engines))
 

@@ -20,8 +20,10 @@ from tests.support.factories import (
     add_playlist,
     add_token,
     all_rows,
+    database_now,
     token_data,
 )
+from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database
 from zotify_async_crud.errors import (
     ConstraintViolated,
@@ -158,6 +160,46 @@ async def test_the_first_and_the_last_moment_that_python_knows_can_be_stored(
     assert stored[2] == moment
 
 
+@pytest.mark.parametrize("refresh_token", ["refresh-2", None], ids=["login", "refresh"])
+async def test_scope_and_type_stay_unless_they_are_given(
+    sessions: Sessions, refresh_token: str | None
+) -> None:
+    """A refresh answers them only if they have changed; each write has a login of its own."""
+    first = await add_token(sessions, scope="user-library-read", token_type="Bearer")
+    kept = await add_token(sessions, refresh_token=refresh_token, scope=None)
+    new = await add_token(sessions, refresh_token=refresh_token, scope="", token_type="DPoP")
+
+    assert (kept.scope, kept.token_type) == ("user-library-read", "Bearer")
+    assert (new.scope, new.token_type) == ("", "DPoP")
+    assert len({first.login_id, kept.login_id, new.login_id}) == 3
+    assert first.version < kept.version < new.version
+
+
+@pytest.mark.parametrize(
+    ("answer", "moment"),
+    [
+        ({"expires_at": 1_900_000_000}, dt.datetime(2030, 3, 17, 17, 46, 40, tzinfo=dt.UTC)),
+        ({"expires_at": 1.5, "expires_in": 9}, dt.datetime(1970, 1, 1, 0, 0, 1, 500_000, dt.UTC)),
+    ],
+)
+async def test_expiry_may_be_seconds_since_the_epoch(
+    sessions: Sessions, answer: dict[str, object], moment: dt.datetime
+) -> None:
+    """It wins over ``expires_in``, which counts from a moment that may be long ago."""
+    assert (await add_token(sessions, **answer)).expires_at == moment
+
+
+async def test_expiry_may_be_seconds_from_now(sessions: Sessions) -> None:
+    """By the database's clock, also in a refresh."""
+    for changes in ({}, {"refresh_token": None}):
+        async with sessions.begin() as db:
+            before = await database_now(db)
+            data = token_data(expires_at=None, expires_in=3600, **changes)
+            token = await crud.create_or_update_spotify_token(db, data)
+            after = await database_now(db)
+        assert before <= token.expires_at - dt.timedelta(hours=1) <= after
+
+
 async def test_tokens_come_back_exactly_as_they_were(sessions: Sessions) -> None:
     """Long ones, and any character."""
     access, refresh = "ä\u0308'\"\\ \n💾" * 1_000, "-_.~+/=" * 2_000
@@ -284,7 +326,7 @@ async def test_no_log_shows_the_secrets(
 ) -> None:
     """Not with echo, not with rows echoed, and not in the drivers' own debug logs."""
     caplog.set_level(logging.DEBUG)
-    engine = database.create_engine(url, echo=echo)
+    engine = database.create_engine(url, echo=echo, token_keyring=KEYRING)
     sessions = database.create_session_factory(engine)
 
     await add_token(sessions, **SECRETS)
@@ -350,15 +392,35 @@ async def test_a_failing_statement_does_not_show_the_secrets(
     assert "SchemaMismatch" in _everything_shown(error)
 
 
+_CREATE_WITHOUT_ROOM: Final = """
+    CREATE TABLE spotify_tokens (
+        id INTEGER PRIMARY KEY,
+        access_token TEXT CHECK (length(access_token) < 2),
+        refresh_token TEXT,
+        expires_at TIMESTAMP WITH TIME ZONE,
+        scope TEXT,
+        token_type TEXT,
+        login_id TEXT,
+        updated_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP,
+        version BIGINT DEFAULT 1,
+        lease_version BIGINT DEFAULT 1,
+        lease_expires_at TIMESTAMP WITH TIME ZONE,
+        failures INTEGER DEFAULT 0,
+        failure TEXT,
+        retry_at TIMESTAMP WITH TIME ZONE,
+        needs_login BOOLEAN DEFAULT false
+    )
+"""
+
+
 @pytest.mark.parametrize("step", [_login, _refresh])
 async def test_a_refused_row_does_not_show_the_secrets(sessions: Sessions, step: Step) -> None:
     """PostgreSQL's own message quotes the failing row."""
     damage = (
         "DROP TABLE spotify_tokens;"
-        "CREATE TABLE spotify_tokens (id INTEGER PRIMARY KEY,"
-        " access_token TEXT CHECK (length(access_token) < 2), refresh_token TEXT,"
-        " expires_at TIMESTAMP WITH TIME ZONE);"
-        f"INSERT INTO spotify_tokens VALUES (1, 'a', '{CANARY}', '2031-02-03 04:05:06')"
+        f"{_CREATE_WITHOUT_ROOM};"
+        "INSERT INTO spotify_tokens (id, access_token, refresh_token, expires_at, login_id)"
+        f" VALUES (1, 'a', '{CANARY}', '2031-02-03 04:05:06', '')"
     )
 
     error = await _failure(sessions, damage, step, ConstraintViolated)

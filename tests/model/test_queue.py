@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.model.queue_model import QueueModel
 from tests.support.factories import EPOCH, EXPIRES_AT, LEASE, new_job
+from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database
 from zotify_async_crud.errors import (
     DownloadJobClaimed,
@@ -72,7 +73,7 @@ class World:
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner()
-        self._engine = database.create_engine(url)
+        self._engine = database.create_engine(url, token_keyring=KEYRING)
         self.sessions = database.create_session_factory(self._engine)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

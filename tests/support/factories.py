@@ -300,5 +300,6 @@ GOOD: Final[dict[str, dict[str, object]]] = {
     "get_spotify_token": {},
     "create_or_update_spotify_token": {"token_data": token_data()},
     "delete_spotify_token": {},
+    "rotate_token_keys": {},
 }
 """Every coroutine, with arguments that it takes."""

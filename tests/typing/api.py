@@ -8,7 +8,16 @@ from typing import assert_type
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from zotify_async_crud import crud, database, errors, events, models, schemas
+from zotify_async_crud import (
+    crud,
+    database,
+    encryption,
+    errors,
+    events,
+    models,
+    schemas,
+    token_refresh,
+)
 
 
 def set_up() -> async_sessionmaker[AsyncSession]:
@@ -163,6 +172,32 @@ async def use_the_token(db: AsyncSession) -> None:
     assert_type(token.expires_at, dt.datetime)
     assert_type(await crud.get_spotify_token(db), models.SpotifyToken | None)
     assert_type(await crud.delete_spotify_token(db), None)
+    assert_type(await crud.rotate_token_keys(db), bool)
+
+
+async def use_keys(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> None:
+    """Encryption, and a token that is refreshed."""
+    key = encryption.generate_key()
+    assert_type(key, str)
+    keyring = encryption.TokenKeyring(key, encryption.generate_key())
+    assert_type(keyring.ids, list[str])
+    database.create_engine("sqlite:///zotify.db", token_keyring=keyring)
+    encryption.use_keyring(engine, keyring)
+    encryption.use_keyring(engine, None)
+
+    async def refresh(refresh_token: str) -> dict[str, object]:
+        if not refresh_token:
+            raise errors.InvalidGrant
+        return {"access_token": "a", "expires_in": 3600}
+
+    try:
+        token = await token_refresh.get_valid_spotify_token(sessions, refresh, leeway=60)
+    except errors.TokenRefreshFailed as error:
+        assert_type(error.retry_in, float)
+    except errors.LoginRequired as error:
+        assert_type(error.reason, str)
+    else:
+        assert_type(token, models.SpotifyToken)
 
 
 async def handle_errors(sessions: async_sessionmaker[AsyncSession]) -> bool:

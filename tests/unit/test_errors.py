@@ -59,6 +59,17 @@ ERRORS: Final[list[tuple[ZotifyCrudError, str, dict[str, object]]]] = [
         {},
     ),
     (
+        errors.LoginRequired("nobody is logged in"),
+        "log in again: nobody is logged in",
+        {"reason": "nobody is logged in"},
+    ),
+    (errors.InvalidGrant(), "the token endpoint refuses the refresh token", {}),
+    (
+        errors.TokenRefreshFailed("OSError", 2.0),
+        "the token could not be refreshed: OSError; retry in 2.0 s",
+        {"reason": "OSError", "retry_in": 2.0},
+    ),
+    (
         errors.DatabaseError("Broken", "XX000"),
         "the database failed: Broken [XX000]",
         {"detail": "Broken", "code": "XX000"},

@@ -27,7 +27,7 @@ from zotify_async_crud._statements import (
 )
 from zotify_async_crud._statements._given import Query
 from zotify_async_crud.models import Base
-from zotify_async_crud.schemas import DownloadJobStatus
+from zotify_async_crud.schemas import DownloadJobStatus, SpotifyTokenData
 
 POSTGRESQL: Final[Dialect] = asyncpg.dialect()  # type: ignore[no-untyped-call]
 SQLITE: Final[Dialect] = aiosqlite.dialect()
@@ -94,9 +94,6 @@ def _queue_statements(db: Database, count: int = 2) -> dict[str, Query]:
         "get_next_pending_download_job": download_jobs.get_next_pending_download_job(db),
         "retry_failed_download_jobs": download_jobs.retry_failed_download_jobs(),
         "cancel_download_job": download_jobs.cancel_download_job("j"),
-        "update_download_job_status": download_jobs.update_download_job_status(
-            "j", DownloadJobStatus.IN_PROGRESS, None, None
-        ),
         "prune_download_jobs": download_jobs.prune_download_jobs(
             db, {DownloadJobStatus.COMPLETED}, LEASE, 10
         ),
@@ -119,6 +116,9 @@ def _queue_statements(db: Database, count: int = 2) -> dict[str, Query]:
             db, jobs, skip_duplicates=True
         ),
         "active_unique_jobs": download_jobs.active_unique_jobs(db, tracks),
+        "update_download_job_status": download_jobs.update_download_job_status(
+            "j", DownloadJobStatus.IN_PROGRESS, None, None
+        ),
         **{name: Query(statement, {}) for name, statement in alone.items()},
         **(
             {
@@ -374,17 +374,13 @@ def test_a_track_that_is_there_only_gets_a_name_that_it_lacks(
     assert "ON CONFLICT (id) DO UPDATE SET name = coalesce(tracks.name, excluded.name)" in upsert
 
 
-def test_a_refresh_does_not_touch_the_refresh_token(dialect: Dialect) -> None:
-    """Not even by writing the value that was read: another may have come meanwhile."""
-    refresh = _sql(spotify_tokens.refresh_spotify_token("a", MOMENT), dialect)
-
-    assert refresh.startswith("UPDATE spotify_tokens SET access_token=")
-    assert "refresh_token=" not in refresh
+def _token(access: str, refresh: str) -> SpotifyTokenData:
+    return SpotifyTokenData(access_token=access, refresh_token=refresh, expires_at=MOMENT)
 
 
 def test_a_login_overwrites_the_one_row(dialect: Dialect, db: Database) -> None:
     """An upsert by the primary key, which is always 1."""
-    login = spotify_tokens.create_or_update_spotify_token(db, "a", "r", MOMENT)
+    login = spotify_tokens.log_in(db, _token("a", "r"), "login")
 
     assert "ON CONFLICT (id) DO UPDATE SET access_token = excluded.access_token" in _sql(
         login, dialect
@@ -396,7 +392,7 @@ def test_the_secrets_of_a_login_are_parameters_and_never_text(
     dialect: Dialect, db: Database
 ) -> None:
     """What is in the text of a statement ends up in the database's own logs."""
-    login = spotify_tokens.create_or_update_spotify_token(db, "canary-a", "canary-r", MOMENT)
+    login = spotify_tokens.log_in(db, _token("canary-a", "canary-r"), "login")
 
     assert "canary" not in _sql(login, dialect)
 
@@ -422,7 +418,7 @@ def test_ids_do_not_sort_by_the_locale_of_a_server() -> None:
         if "id VARCHAR" in line and "worker_id" not in line  # by which nothing is ordered
     ]
 
-    assert len(columns) == 6
+    assert len(columns) == 7
     assert [line for line in columns if 'COLLATE "C"' not in line] == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import traceback
 from typing import Any, Final
 
 import pytest
@@ -11,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.factories import new_job
+from tests.support.secrets import shown_with_locals
 from zotify_async_crud import _validation as check
 from zotify_async_crud import schemas
+from zotify_async_crud._secrets import Hidden
 from zotify_async_crud.errors import InvalidValue
 
 CANARY: Final = "canary"
@@ -87,7 +88,7 @@ def test_the_longest_playlist_has_a_limit() -> None:
 
 def test_a_moment_is_taken_to_utc() -> None:
     """So that both databases store the same."""
-    data = check.token_data({"access_token": "a", "expires_at": MOMENT})
+    data = check.token_data(Hidden({"access_token": "a", "expires_at": MOMENT}))
 
     assert data.expires_at == MOMENT
     assert data.expires_at.tzinfo is dt.UTC
@@ -106,21 +107,22 @@ def test_a_moment_is_taken_to_utc() -> None:
         CANARY,
     ],
 )
-def test_no_error_about_a_token_shows_any_of_it(data: object) -> None:
-    """Not in its message, its chain or its traceback."""
+def test_no_error_about_a_token_shows_any_of_it(data: Any) -> None:
+    """Not in its message, its chain or its traceback, not even with all local variables."""
+    answer = Hidden(data)
     with pytest.raises(InvalidValue) as caught:
-        check.token_data(data)
+        check.token_data(answer)
 
     error = caught.value
     assert (error.__cause__, error.__context__) == (None, None)
-    assert CANARY not in "".join(
-        [repr(error), repr(vars(error)), *traceback.format_exception(error)]
-    )
+    assert CANARY not in "".join([repr(error), repr(vars(error)), *shown_with_locals(error)])
 
 
 def test_validated_token_data_has_no_secret_in_its_repr() -> None:
     """It may stand in a caller's local variables."""
-    data = check.token_data({"access_token": CANARY, "refresh_token": CANARY, "expires_at": MOMENT})
+    data = check.token_data(
+        Hidden({"access_token": CANARY, "refresh_token": CANARY, "expires_at": MOMENT})
+    )
 
     assert CANARY not in f"{data!r} {data}"
     assert data.access_token == CANARY

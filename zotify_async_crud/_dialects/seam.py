@@ -92,11 +92,11 @@ class Database(Protocol):
         ...
 
     def listed(self, values: Sequence[str]) -> Listed:
-        """Return *values* as rows, in one bound parameter however many they are."""
+        """Return *values* as rows, in as many bound parameters however many they are."""
         ...
 
     def rows(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
-        """Return the rows whose values ``row_parameters`` gives, in one parameter a column at most.
+        """Return the rows whose values ``row_parameters`` gives, however many, as one statement.
 
         The first column must be *varying*; what does not vary need not be sent for each row.
         """

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Index,
     String,
     Table,
-    Text,
     event,
     text,
 )
@@ -70,28 +69,6 @@ class Real(TypeDecorator[float]):
 
     def process_result_value(self, value: float | None, dialect: Dialect) -> float | None:
         return None if value is None else float(value)
-
-
-class SecretValue(str):
-    """A string that does not show itself in reprs, and so not in echoed parameters or rows."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'**********'"
-
-
-class SecretText(TypeDecorator[str]):
-    """Text that never shows in ``echo``, logs, or the message of a failed statement."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else SecretValue(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else SecretValue(value)
 
 
 class UTCNow(FunctionElement[dt.datetime]):

@@ -8,8 +8,12 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    Double,
     Select,
+    String,
+    Text,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -119,25 +123,34 @@ def get_next_pending_download_job(database: Database) -> Executable:
 
 def update_download_job_status(
     job_id: str, status: DownloadJobStatus, error: str | None, progress: float | None
-) -> Executable:
+) -> Query:
     """Write a job's status and error, and its progress unless that is None.
 
     A job that a worker holds by a claim is left alone.
     """
+    parameters: dict[str, Any] = {"of": job_id, "error": error}
+    reports = progress is not None
+    if reports:
+        parameters["reached"] = progress
+    return Query(_update_status(status, reports=reports), parameters)
+
+
+@cache
+def _update_status(status: DownloadJobStatus, *, reports: bool) -> Executable:
     values: dict[str, Any] = {
         "status": status,
-        "error_message": error,
+        "error_message": bindparam("error", type_=Text()),
         "worker_id": None,
         "lease_expires_at": None,
         "finished_at": NOW if status in FINISHED else None,
         **_BEGUN.get(status, {"cancel_requested": False}),
     }
-    if progress is not None:
-        values["progress"] = progress
+    if reports:
+        values["progress"] = bindparam("reached", type_=Double())
     is_free = or_(DownloadJob.lease_expires_at.is_(None), DownloadJob.lease_expires_at <= NOW)
     return (
         update(DownloadJob)
-        .where(DownloadJob.job_id == job_id, is_free)
+        .where(DownloadJob.job_id == bindparam("of", type_=String()), is_free)
         .values(values)
         .returning(DownloadJob)
         .execution_options(synchronize_session=False)

@@ -43,6 +43,7 @@ from zotify_async_crud.crud.spotify_tokens import (
     create_or_update_spotify_token,
     delete_spotify_token,
     get_spotify_token,
+    rotate_token_keys,
 )
 from zotify_async_crud.crud.tracks import (
     delete_orphan_tracks,
@@ -84,6 +85,7 @@ __all__ = [
     "rescue_expired_download_jobs",
     "resume_download_queue",
     "retry_failed_download_jobs",
+    "rotate_token_keys",
     "stream_download_jobs",
     "stream_playlist_tracks",
     "sync_playlists",

@@ -195,14 +195,14 @@ async def update_download_job_status(
         DownloadJobExists: It is unique, would be pending or in progress again, and its track has
             another that is.
     """
-    statement = sql.update_download_job_status(
+    query = sql.update_download_job_status(
         _job_id(job),
         check.validated("status", check.STATUS, status),
         check.validated("error", check.ERROR, error),
         check.validated("progress", check.PROGRESS, progress),
     )
     with _duplicates():
-        updated: DownloadJob | None = (await execute(db, statement)).scalar_one_or_none()
+        updated: DownloadJob | None = (await execute(db, *query)).scalar_one_or_none()
     if updated is None:
         if await get_download_job(db, _job_id(job)) is None:
             raise DownloadJobNotFound(_job_id(job))

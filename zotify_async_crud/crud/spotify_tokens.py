@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils import uuid7
 
 from zotify_async_crud import _validation as check
+from zotify_async_crud import encryption
+from zotify_async_crud._secrets import Hidden
 from zotify_async_crud._statements import spotify_tokens as sql
 from zotify_async_crud.crud._session import database_of, execute
 from zotify_async_crud.errors import InvalidValue
@@ -15,7 +19,13 @@ from zotify_async_crud.models import SpotifyToken
 
 
 async def get_spotify_token(db: AsyncSession) -> SpotifyToken | None:
-    """Return the token as it is in the database now, or None when nobody is logged in."""
+    """Return the token as it is in the database now, or None when nobody is logged in.
+
+    It may have expired: ``token_refresh.get_valid_spotify_token`` returns one that has not.
+
+    Raises:
+        LoginRequired: It is encrypted by a key that the engine has not, or was changed.
+    """
     found = await execute(db, sql.get_spotify_token(), secret=True)
     token: SpotifyToken | None = found.scalar_one_or_none()
     return token
@@ -26,27 +36,72 @@ async def create_or_update_spotify_token(
 ) -> SpotifyToken:
     """Store the token after a login or a refresh; there is only ever one.
 
-    *token_data* has an ``access_token``, an aware ``expires_at`` and a ``refresh_token``; when that
-    is absent or None, the stored one stays.
+    *token_data* is what the token endpoint answered, or a part of it (see
+    ``schemas.SpotifyTokenData``): an ``access_token``, and ``expires_at`` (an aware datetime or
+    seconds since the epoch) or ``expires_in`` (seconds). A ``refresh_token``, ``scope`` or
+    ``token_type`` that is absent or None stays as it is stored.
+
+    It is encrypted by the engine's key ring. Without one it is stored in clear, and the warning
+    ``TokenInClear`` says so once for each engine.
 
     Raises:
         InvalidValue: Also when there is no refresh token, neither given nor stored.
+        LoginRequired: The stored refresh token was to be kept, and cannot be decrypted.
     """
+    given = Hidden(token_data)
+    del token_data  # a traceback may show locals
     database = database_of(db)
-    new = check.token_data(token_data)
-    if new.refresh_token is None:
-        statement = sql.refresh_spotify_token(new.access_token, new.expires_at)
+    new = check.token_data(given)
+    warn_of_clear_text(db)
+    login_id = str(uuid7())
+    if new.refresh_token is not None:
+        statement = sql.log_in(database, new, login_id)
     else:
-        statement = sql.create_or_update_spotify_token(
-            database, new.access_token, new.refresh_token, new.expires_at
-        )
+        # held, so that no login comes between, and read, so that it is encrypted afresh
+        held = await execute(db, sql.hold_spotify_token(), secret=True)
+        before: SpotifyToken | None = held.scalar_one_or_none()
+        if before is None:
+            raise InvalidValue("refresh_token", "Field required: none is stored yet")
+        statement = sql.overwrite(new, before.refresh_token, login_id)
     stored = await execute(db, statement, secret=True)
-    token: SpotifyToken | None = stored.scalar_one_or_none()
-    if token is None:
-        raise InvalidValue("refresh_token", "Field required: none is stored yet")
+    token: SpotifyToken = stored.scalar_one()
     return token
 
 
 async def delete_spotify_token(db: AsyncSession) -> None:
     """Delete the token: log the user out. Nothing to delete is no error."""
     await execute(db, sql.delete_spotify_token(), secret=True)
+
+
+async def rotate_token_keys(db: AsyncSession) -> bool:
+    """Encrypt the token by the current key of the engine's key ring; return whether it was not.
+
+    Call it once every process has a ring with that key as the current one, and has ended the
+    transactions that it began before. Afterwards nothing that is stored needs an older key.
+
+    Raises:
+        InvalidValue: The engine has no key ring.
+        LoginRequired: The token cannot be decrypted.
+    """
+    keyring = encryption.keyring_of(db.get_bind().dialect) if database_of(db) else None
+    if keyring is None:
+        raise InvalidValue("db", "Its engine should have a token_keyring")
+    held = await execute(db, sql.hold_spotify_token(), secret=True)
+    token: SpotifyToken | None = held.scalar_one_or_none()
+    if token is None:
+        return False
+    stored = (await execute(db, sql.stored_texts(), secret=True)).one()
+    if all(encryption.key_id(text) == keyring.current_id for text in stored):
+        return False
+    await execute(db, sql.store_again(token), secret=True)
+    return True
+
+
+def warn_of_clear_text(db: AsyncSession) -> None:
+    """Say that the token will be stored in clear, once for each engine."""
+    if encryption.is_first_in_clear(db.get_bind().dialect):
+        warnings.warn(
+            "the Spotify token is stored in clear: pass token_keyring to create_engine",
+            encryption.TokenInClear,
+            stacklevel=3,
+        )

@@ -19,6 +19,7 @@ from zotify_async_crud.demo._downloads import Worker, first_failure, work_off
 from zotify_async_crud.demo._processes import Processes
 from zotify_async_crud.demo._reports import Downloads, Jobs, Reporter, Stage, Summary
 from zotify_async_crud.demo._token import keep_fresh
+from zotify_async_crud.encryption import TokenKeyring, generate_key
 from zotify_async_crud.importers import Export, read_export
 
 __all__ = ["SAMPLE_EXPORT", "Downloads", "Jobs", "Reporter", "Stage", "Summary", "run"]
@@ -36,6 +37,7 @@ async def run(  # noqa: PLR0913 - what is asked for on the command line
     *,
     workers: int,
     processes: int = 1,
+    token_keyring: TokenKeyring | None = None,
     chance: random.Random,
     reporter: Reporter,
 ) -> Summary:
@@ -43,14 +45,16 @@ async def run(  # noqa: PLR0913 - what is asked for on the command line
 
     Each of the *processes* does so many downloads at once as there are *workers*; if it is one, it
     is this one. Several runs may use a database at a time, and each ends when no job is left,
-    whoever did it. *chance* decides how long a stand-in download takes and whether it fails.
+    whoever did it. The token is encrypted by *token_keyring*, or else by a key of this
+    run alone. *chance* decides how long a stand-in download takes and whether it fails.
 
     Raises:
         ZotifyCrudError: The export or the database is at fault. What was committed until then
             stays, and another run goes on from there.
     """
     content = read_export(export)
-    async with connected(database_url, shared=processes > 1) as access:
+    keys = token_keyring or TokenKeyring(generate_key())
+    async with connected(database_url, keys, shared=processes > 1) as access:
         await _prepare(access.sessions, content, reporter)
         crew = list(_crew(database_url, workers, processes, chance))
         before = await _steps.count_jobs(access.sessions)

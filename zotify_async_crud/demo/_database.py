@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from zotify_async_crud import database, events
 from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.demo import _steps
+from zotify_async_crud.encryption import TokenKeyring
 from zotify_async_crud.errors import InvalidValue, SchemaMismatch
 
 
@@ -28,13 +30,18 @@ class Access:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, *, shared: bool) -> AsyncIterator[Access]:
+async def connected(
+    url: str, token_keyring: TokenKeyring, *, shared: bool
+) -> AsyncIterator[Access]:
     """Open the database at *url*, make its schema, and tell worker pools elsewhere of new jobs.
 
     Raises:
         InvalidValue: It is to be *shared* with other processes, and they would not find it.
     """
-    async with _engine(url) as engine, contextlib.AsyncExitStack() as resources:
+    async with (
+        _engine(url, token_keyring=token_keyring) as engine,
+        contextlib.AsyncExitStack() as resources,
+    ):
         await database.create_schema(engine)
         sessions = watching = database.create_session_factory(engine)
         if shared:
@@ -46,8 +53,8 @@ async def connected(url: str, *, shared: bool) -> AsyncIterator[Access]:
 
 
 @contextlib.asynccontextmanager
-async def _engine(url: str, *, read_only: bool = False) -> AsyncIterator[AsyncEngine]:
-    engine = database.create_engine(url, read_only=read_only)
+async def _engine(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
+    engine = database.create_engine(url, **options)
     try:
         yield engine
     finally:

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from uuid_utils import uuid7
 
 from zotify_async_crud import _validation as check
+from zotify_async_crud._backoff import Backoff, ExponentialBackoff
 from zotify_async_crud.errors import InvalidValue, PoolRunning
-from zotify_async_crud.worker._backoff import Backoff, ExponentialBackoff
 from zotify_async_crud.worker._feeder import Feeder
 from zotify_async_crud.worker._hooks import Counts, WorkerHooks
 from zotify_async_crud.worker._jobs import Handler

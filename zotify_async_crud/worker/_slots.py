@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
+from zotify_async_crud._backoff import Backoff
 from zotify_async_crud._tasks import begin
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, Exchange, Renewal, Settlement
-from zotify_async_crud.worker._backoff import Backoff
 from zotify_async_crud.worker._hooks import Counts, Outcome, WorkerHooks
 from zotify_async_crud.worker._jobs import Attempt, Handler, JobContext, Token, settle, token
 

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from zotify_async_crud._backoff import ExponentialBackoff
 from zotify_async_crud.errors import OutcomeUnknown
-from zotify_async_crud.worker._backoff import ExponentialBackoff
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
 _PAUSES: Final = ExponentialBackoff(first=0.1, longest=5.0)

@@ -1,4 +1,4 @@
-"""How long a failed job waits before it is tried again, and a lost database before it is asked."""
+"""How long what failed waits before it is tried again."""
 
 from __future__ import annotations
 

@@ -30,6 +30,9 @@ from rich.table import Table
 from rich.text import Text
 
 from zotify_async_crud import database, demo
+from zotify_async_crud.cli import _tokens
+from zotify_async_crud.cli._keys import keyring
+from zotify_async_crud.cli._options import DATABASE_URL
 from zotify_async_crud.demo import Reporter, Stage, Summary
 from zotify_async_crud.errors import ZotifyCrudError
 from zotify_async_crud.importers import Problem
@@ -57,10 +60,6 @@ _EXPORT: Final = Parameter(
     " YourLibrary.json. Without it, a sample of an invented account.",
     show_default=False,
 )
-_DATABASE_URL: Final = Parameter(
-    help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; missing tables are created.",
-    env_var="ZOTIFY_DATABASE_URL",
-)
 _WORKERS: Final = Parameter(
     help="How many downloads each process does at once.", validator=Number(gte=1, lte=100)
 )
@@ -80,12 +79,14 @@ _SKIP_MALFORMED: Final = Parameter(
 )
 _DRY_RUN: Final = Parameter(help="Show what would change, and change nothing.", negative=())
 
+app.command(_tokens.app)
+
 
 @app.command(name="demo")
 async def run_demo(
     *,
     export: Annotated[Path, _EXPORT] = demo.SAMPLE_EXPORT,
-    database_url: Annotated[str, _DATABASE_URL] = "sqlite:///zotify-demo.db",
+    database_url: Annotated[str, DATABASE_URL] = "sqlite:///zotify-demo.db",
     workers: Annotated[int, _WORKERS] = 8,
     processes: Annotated[int, _PROCESSES] = 1,
 ) -> int:
@@ -103,6 +104,7 @@ async def run_demo(
             database_url,
             workers=workers,
             processes=processes,
+            token_keyring=keyring(),
             chance=chance,
             reporter=reporter,
         )
@@ -120,7 +122,7 @@ async def run_import(
     paths: Annotated[list[Path], _PATHS],
     /,
     *,
-    database_url: Annotated[str, _DATABASE_URL] = "sqlite:///zotify.db",
+    database_url: Annotated[str, DATABASE_URL] = "sqlite:///zotify.db",
     skip_malformed: Annotated[bool, _SKIP_MALFORMED] = False,
     dry_run: Annotated[bool, _DRY_RUN] = False,
 ) -> None:

@@ -1,0 +1,40 @@
+"""Keys for tests, and all that an error can show of a secret."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Final
+
+from zotify_async_crud.encryption import TokenKeyring
+
+_TESTS: Final = Path(__file__).parent.parent
+
+KEYS: Final = ("A" * 42 + "E", "B" * 42 + "E", "C" * 42 + "E")
+"""Keys that are the same in every process of a run."""
+
+KEYRING: Final = TokenKeyring(KEYS[0])
+"""The key ring of the engines that tests get."""
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """Return *error* and each of its causes and contexts."""
+    links = [error]
+    for link in links:
+        further = (link.__cause__, link.__context__)
+        links += [each for each in further if each is not None and each not in links]
+    return links
+
+
+def shown_with_locals(error: BaseException) -> list[str]:
+    """Return all that a log of *error* can hold, the local variables of its frames among it.
+
+    Those of the tests are left out: they have the secrets, as every caller has its own.
+    """
+    shown = []
+    for link in chain(error):
+        told = traceback.TracebackException.from_exception(link, capture_locals=True)
+        frames = [frame for frame in told.stack if not Path(frame.filename).is_relative_to(_TESTS)]
+        shown += [f"{link!r} {link} {link.args!r} {vars(link)!r}"]
+        shown += [f"{frame.line} {frame.locals}" for frame in frames]
+    return shown
