@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.pool import NullPool
 
 from tests.support.postgresql import SERVER_URL, EmbeddedServer
-from zotify_async_crud import database, models
+from zotify_async_crud import database, migrations, models
 
 POSTGRESQL: Final = "PostgreSQL"
 SQLITE: Final = "SQLite"
@@ -121,7 +121,7 @@ class Databases:
             url = self._server.set(database=identifier)
         engine = database.create_engine(url)
         try:
-            await database.create_schema(engine)
+            await migrations.upgrade(engine)
             sessions = database.create_session_factory(engine)
             yield Database(name, url.render_as_string(hide_password=False), engine, sessions)
         finally:

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from zotify_async_crud import crud, database, errors
+from zotify_async_crud import crud, database, errors, migrations
 from zotify_async_crud.encryption import TokenKeyring
 from zotify_async_crud.token_refresh import get_valid_spotify_token
 
@@ -82,7 +82,7 @@ async def show(options: argparse.Namespace) -> None:
     """Log the names of the user's playlists."""
     engine = database.create_engine(options.url, token_keyring=keyring())
     try:
-        await database.create_schema(engine)
+        await migrations.upgrade(engine)
         sessions = database.create_session_factory(engine)
         async with httpx.AsyncClient(timeout=TIMEOUT) as http:
             urls = options.accounts_url, options.api_url

@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from zotify_async_crud import crud, database, errors, events, schemas
+from zotify_async_crud import crud, database, errors, events, migrations, schemas
 from zotify_async_crud.enqueuer import Enqueuer
 
 
@@ -21,7 +21,7 @@ from zotify_async_crud.enqueuer import Enqueuer
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the database for as long as the service runs, and tell workers elsewhere of new jobs."""
     engine = database.create_engine(getattr(app.state, "database_url", "sqlite:///zotify.db"))
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     app.state.Session = database.create_session_factory(engine)
     async with events.notifying(engine), Enqueuer(app.state.Session) as app.state.enqueuer:
         yield

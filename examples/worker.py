@@ -11,7 +11,7 @@ import asyncio
 import logging
 import signal
 
-from zotify_async_crud import database
+from zotify_async_crud import database, migrations
 from zotify_async_crud.worker import Counts, Discard, Handler, JobContext, WorkerPool
 
 LOG = logging.getLogger("examples.worker")
@@ -35,7 +35,7 @@ async def serve(url: str, handler: Handler) -> Counts:
     """Work until a signal says to stop."""
     engine = database.create_engine(url)
     try:
-        await database.create_schema(engine)
+        await migrations.upgrade(engine)
         pool = WorkerPool(database.create_session_factory(engine), handler, concurrency=10)
         stops: list[asyncio.Task[None]] = []  # the loop itself keeps no task alive
 

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from tests.support import postgresql
 from tests.support.secrets import KEYRING
-from zotify_async_crud import database, encryption, models
+from zotify_async_crud import database, encryption, migrations, models
 
 # nothing here is judged by how long it took: a busy machine must not turn a test red
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,7 +44,7 @@ async def postgresql_database(postgresql_server: str) -> AsyncIterator[str]:
     async with admin.connect() as connection:
         await connection.execute(text(f"CREATE DATABASE {name}"))
     url = make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
-    await _create_schema(url)
+    await _upgrade(url)
     yield url
     async with admin.connect() as connection:
         await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
@@ -54,7 +54,7 @@ async def postgresql_database(postgresql_server: str) -> AsyncIterator[str]:
 async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database file with the schema, to be copied."""
     path = tmp_path_factory.mktemp("template") / "zotify.db"
-    await _create_schema(f"sqlite+aiosqlite:///{path}")
+    await _upgrade(f"sqlite+aiosqlite:///{path}")
     return path
 
 
@@ -98,9 +98,9 @@ def plain_sessions(plain_engine: AsyncEngine) -> async_sessionmaker[AsyncSession
     return async_sessionmaker(plain_engine, expire_on_commit=False)
 
 
-async def _create_schema(url: str) -> None:
+async def _upgrade(url: str) -> None:
     engine = database.create_engine(url)
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     await engine.dispose()
 
 

@@ -1,17 +1,17 @@
-"""Engines and sessions, set up the one way we support, and the schema."""
+"""Engines and sessions, set up the one way we support."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, make_url
 from sqlalchemy import exc as sa_exc
+from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from zotify_async_crud._dialects import database_for, database_for_url, had_connected, translate
+from zotify_async_crud._dialects import database_for_url, had_connected, translate
 from zotify_async_crud.encryption import TokenKeyring, use_keyring
 from zotify_async_crud.errors import (
     DatabaseError,
@@ -20,7 +20,6 @@ from zotify_async_crud.errors import (
     OutcomeUnknown,
     ZotifyCrudError,
 )
-from zotify_async_crud.models import Base
 
 
 def create_engine(
@@ -72,37 +71,14 @@ def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSessi
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
-async def create_schema(engine: AsyncEngine) -> None:
-    """Create the tables that are missing. Any number of processes may do so at the same time."""
-    await _change_schema(engine, Base.metadata.create_all)
-
-
-async def drop_schema(engine: AsyncEngine) -> None:
-    """Drop the library's tables and all that is in them."""
-    await _change_schema(engine, Base.metadata.drop_all)
-
-
 @contextmanager
-def translated_errors() -> Iterator[None]:
+def translated_errors(*, lost: type[DatabaseError] = OutcomeUnknown) -> Iterator[None]:
     """Turn what SQLAlchemy and the drivers raise in the block into this library's errors.
 
     The coroutines do so for their own statements. This is for what they do not see, the caller's
-    COMMIT above all: a connection that is lost there becomes ``OutcomeUnknown``.
+    COMMIT above all: a connection that is lost there becomes *lost*, which can be
+    ``DatabaseUnavailable`` where the block may be run again whatever its outcome was.
     """
-    with _translated(lost=OutcomeUnknown):
-        yield
-
-
-async def _change_schema(engine: AsyncEngine, change: Callable[[Connection], None]) -> None:
-    database = database_for(engine.dialect)
-    with _translated(lost=DatabaseUnavailable):  # to do it again is safe, whatever its outcome was
-        async with engine.begin() as connection:
-            await connection.run_sync(database.lock_schema)
-            await connection.run_sync(change)
-
-
-@contextmanager
-def _translated(*, lost: type[DatabaseError]) -> Iterator[None]:
     try:
         yield
     except ZotifyCrudError:

@@ -214,7 +214,7 @@ class AccessRefused(DatabaseError):
 class SchemaMismatch(DatabaseError):
     """The tables are missing or are not those of this version; create or upgrade the schema."""
 
-    meaning = "the tables are missing or of another version (see database.create_schema)"
+    meaning = "the tables are missing or of another version (see migrations.check_schema)"
 
 
 class ConstraintViolated(DatabaseError):

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     false,
     inspect,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
 from uuid_utils import uuid7
@@ -153,7 +154,11 @@ class DownloadJob(Base):
                 "job_id",
                 where=f"status = '{status.value}'",
             )
-            for status in (DownloadJobStatus.IN_PROGRESS, DownloadJobStatus.FAILED)
+            for status in (
+                DownloadJobStatus.IN_PROGRESS,
+                DownloadJobStatus.FAILED,
+                DownloadJobStatus.CANCELLED,
+            )
         ),
         partial_index("ix_download_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
         partial_index(UNIQUE_INDEX, "track_id", where=UNIQUE_JOBS, unique=True),
@@ -275,7 +280,7 @@ class SpotifyToken(Base):
     expires_at: Mapped[dt.datetime] = mapped_column(UTCDateTime)
     scope: Mapped[str | None] = mapped_column(Text)
     token_type: Mapped[str | None] = mapped_column(Text)
-    login_id: Mapped[str] = mapped_column(identifier(UUID_LENGTH), server_default="")
+    login_id: Mapped[str] = mapped_column(identifier(UUID_LENGTH), server_default=text("''"))
     updated_at: Mapped[dt.datetime] = mapped_column(UTCDateTime, server_default=UTCNow())
     version: Mapped[int] = mapped_column(BigInteger, server_default="1")
     lease_version: Mapped[int] = mapped_column(BigInteger, server_default="1")

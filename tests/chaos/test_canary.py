@@ -44,7 +44,7 @@ from tests.support import faults
 from tests.support.factories import EPOCH, Sessions
 from tests.support.postgresql import EmbeddedServer
 from tests.support.secrets import KEYS, shown_with_locals
-from zotify_async_crud import crud, database, encryption, schemas
+from zotify_async_crud import crud, database, encryption, migrations, schemas
 from zotify_async_crud._statements.spotify_tokens import TOKENS, Lease
 from zotify_async_crud.encryption import TokenInClear, TokenKeyring
 from zotify_async_crud.errors import (
@@ -208,8 +208,8 @@ class Stage:
 
     async def reset(self) -> None:
         """Let the tables be as they are at first."""
-        await database.drop_schema(self.engine)
-        await database.create_schema(self.engine)
+        await migrations.downgrade(self.engine, "base")
+        await migrations.upgrade(self.engine)
 
     def seen(self) -> list[str]:
         """Return where a token can be seen by those who use the program."""

@@ -18,7 +18,7 @@ from tests.chaos.crew import SCALE, Crew, Ledger
 from tests.chaos.worker import LEASE, POISON, STARVING
 from tests.support.factories import Sessions
 from tests.support.postgresql import EmbeddedServer
-from zotify_async_crud import database
+from zotify_async_crud import database, migrations
 from zotify_async_crud.schemas import DownloadJobStatus
 
 KILLS = 20 * SCALE
@@ -143,7 +143,7 @@ async def test_six_processes_share_one_file(tmp_path: Path, sqlite_template: Pat
 async def test_no_job_is_lost_when_the_server_crashes(own_server: EmbeddedServer) -> None:
     """The pools wait for it to come back, and go on; what was acknowledged is there."""
     engine = database.create_engine(own_server.url)
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     ledger = Ledger(database.create_session_factory(engine))
     await ledger.open()
     async with Crew(own_server.url, size=3) as crew:
@@ -161,7 +161,7 @@ async def test_no_job_is_lost_when_the_server_crashes(own_server: EmbeddedServer
 async def test_no_job_is_lost_when_connections_are_cut(own_server: EmbeddedServer) -> None:
     """Each pool opens another and goes on, its listener too."""
     engine = database.create_engine(own_server.url)
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     ledger = Ledger(database.create_session_factory(engine))
     await ledger.open()
     async with Crew(own_server.url, size=3):

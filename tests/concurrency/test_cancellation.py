@@ -28,7 +28,7 @@ from tests.support.faults import (
     writer_of,
 )
 from tests.support.secrets import KEYRING
-from zotify_async_crud import crud, database, models
+from zotify_async_crud import crud, database, migrations, models
 from zotify_async_crud.schemas import DownloadJobStatus
 
 PATIENCE: Final = 2
@@ -252,7 +252,7 @@ async def test_a_task_cancelled_while_it_waits_for_another_writer_takes_no_lock(
 async def test_a_memory_database_survives_a_cancellation() -> None:
     """Its one connection is its only home, so that must not be closed."""
     engine = database.create_engine("sqlite://", token_keyring=KEYRING)
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     sessions = database.create_session_factory(engine)
     (job_id,) = await add_jobs(sessions, 1)
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from tests.support.factories import Sessions, add_job, add_jobs, all_rows, new_job, stored_job
 from tests.support.faults import begin_deferred, is_sqlite, only_sqlite
 from tests.support.workers import drain_together
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud, database, migrations
 from zotify_async_crud.errors import TransactionConflict, TransactionRequired
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import DownloadJobStatus
@@ -337,7 +337,7 @@ async def drain_by_processes(url: str, count: int) -> list[str]:
 async def memory(engine: AsyncEngine) -> AsyncIterator[Sessions]:
     """Sessions on an in-memory database with the schema, which ends with the block."""
     try:
-        await database.create_schema(engine)
+        await migrations.upgrade(engine)
         yield database.create_session_factory(engine)
     finally:
         await engine.dispose()

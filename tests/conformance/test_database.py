@@ -21,7 +21,7 @@ from tests.support.faults import (
     only_sqlite,
     writer_of,
 )
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud, database, migrations
 from zotify_async_crud._dialects import sqlite_engine
 from zotify_async_crud._dialects.types import Real, UTCDateTime
 from zotify_async_crud.encryption import SealedText, StoredText
@@ -117,7 +117,7 @@ async def test_a_new_file_and_its_companions_are_their_owners_only(tmp_path: Pat
     """The token is in there; the mode does not depend on the process's mask."""
     path = tmp_path / "new.db"
     engine = database.create_engine(f"sqlite:///{path}")
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     async with database.create_session_factory(engine).begin() as db:
         await crud.create_download_job(db, new_job())
         modes = modes_in(tmp_path)
@@ -131,7 +131,7 @@ async def test_the_mode_of_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     path.touch()
     path.chmod(0o660)
     engine = database.create_engine(f"sqlite:///{path}")
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     await engine.dispose()
     assert mode_of(path) == 0o660
 
@@ -142,7 +142,7 @@ async def test_the_switch_to_the_log_waits_for_whoever_uses_the_file(tmp_path: P
     reader = sqlite3.connect(path, isolation_level=None)
     reader.executescript("CREATE TABLE other (id); BEGIN; SELECT * FROM other")
     engine = database.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
-    creating = asyncio.create_task(database.create_schema(engine))
+    creating = asyncio.create_task(migrations.upgrade(engine))
     done, _ = await asyncio.wait({creating}, timeout=0.3)
     assert not done
 
@@ -165,7 +165,7 @@ async def test_the_switch_to_the_log_is_given_up_in_the_end(
         engine = database.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
 
         with pytest.raises(TransactionConflict):
-            await database.create_schema(engine)
+            await migrations.upgrade(engine)
 
     await engine.dispose()
 
@@ -176,7 +176,7 @@ async def test_a_relative_path_is_one_from_the_working_directory(
     """As in every other use of SQLite."""
     monkeypatch.chdir(tmp_path)
     engine = database.create_engine("sqlite:///here.db")
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     await engine.dispose()
     assert mode_of(tmp_path / "here.db") == OWNER_ONLY
 

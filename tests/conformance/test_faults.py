@@ -36,7 +36,7 @@ from tests.support.faults import (
     writer_of,
 )
 from tests.support.postgresql import EmbeddedServer
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud, database, migrations
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -128,7 +128,7 @@ async def test_missing_tables_are_a_mismatch_of_the_schema(url: str, tmp_path: P
         elsewhere = {"server_settings": {"search_path": "pg_catalog"}}
         error = await failure_of_reading(url, connect_args=elsewhere)
     assert isinstance(error, SchemaMismatch)
-    assert "create_schema" in str(error)
+    assert "check_schema" in str(error)
 
 
 async def test_an_exhausted_pool_is_unavailable(url: str) -> None:
@@ -486,7 +486,7 @@ async def test_jobs_that_were_acknowledged_survive_a_crash_of_the_server(
         asyncio.timeout(60),
         asyncio.TaskGroup() as tasks,
     ):
-        await database.create_schema(sessions.kw["bind"])
+        await migrations.upgrade(sessions.kw["bind"])
         for _ in range(10):
             tasks.create_task(enqueue(sessions))
         for _ in range(2):

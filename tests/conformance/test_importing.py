@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.support.factories import Sessions, add_playlist, all_rows, stored_track_ids
-from zotify_async_crud import database, importing
+from zotify_async_crud import database, importing, migrations
 from zotify_async_crud.demo import SAMPLE_EXPORT
 from zotify_async_crud.errors import InvalidExport
 from zotify_async_crud.importers import Problem, read_export
@@ -118,8 +118,8 @@ async def test_nothing_is_written_of_an_export_with_something_wrong_in_it(
 async def test_a_dry_run_leaves_the_engine_as_it_was(engine: AsyncEngine) -> None:
     """Also one that fails: its connection goes back."""
     sessions = database.create_session_factory(engine)
-    await database.drop_schema(engine)
+    await migrations.downgrade(engine, "base")
     with pytest.raises(Exception, match="tables are missing"):
         await import_exports(sessions, [SAMPLE_EXPORT], dry_run=True)
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)

@@ -27,7 +27,7 @@ from tests.support.factories import (
     statements_sent,
 )
 from tests.support.faults import is_sqlite
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud, migrations
 from zotify_async_crud.crud._pages import encode_key
 from zotify_async_crud.schemas import Claim, DownloadJobStatus
 
@@ -69,8 +69,8 @@ async def _fill(engine: AsyncEngine, *, backlog: int = 0, tomorrow: int = 0, ana
     dialect = engine.dialect.name
     moment = MOMENT[dialect]
     # what earlier tests let the server count stays with a table that is emptied
-    await database.drop_schema(engine)
-    await database.create_schema(engine)
+    await migrations.downgrade(engine, "base")
+    await migrations.upgrade(engine)
     async with engine.begin() as connection:
         await connection.execute(
             text(

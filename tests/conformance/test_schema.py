@@ -30,7 +30,7 @@ from tests.support.factories import (
     token_data,
 )
 from tests.support.secrets import KEYRING
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud, database, migrations
 from zotify_async_crud.crud._diff import GAP
 from zotify_async_crud.errors import SchemaMismatch
 from zotify_async_crud.models import Base
@@ -360,13 +360,13 @@ async def test_creating_the_schema_again_changes_and_loses_nothing(
 ) -> None:
     """Every start of an application may do it."""
     sessions = database.create_session_factory(empty_engine)
-    await database.create_schema(empty_engine)
+    await migrations.upgrade(empty_engine)
     await _use_everything(sessions)
     before, rows = await _schema(empty_engine), await all_rows(sessions)
 
-    await database.create_schema(empty_engine)
+    await migrations.upgrade(empty_engine)
 
-    assert set(before) == set(Base.metadata.tables)
+    assert set(before) == {*Base.metadata.tables, "zotify_alembic_version"}
     assert await _schema(empty_engine) == before
     assert await all_rows(sessions) == rows
 
@@ -375,7 +375,7 @@ async def test_several_processes_may_create_the_schema_at_once(empty_url: str) -
     """Each has its own engine, all start at the same moment, and none fails."""
     engines = [database.create_engine(empty_url, token_keyring=KEYRING) for _ in range(8)]
 
-    await asyncio.gather(*(database.create_schema(engine) for engine in engines))
+    await asyncio.gather(*(migrations.upgrade(engine) for engine in engines))
 
     await _use_everything(database.create_session_factory(engines[-1]))
     for engine in engines:
@@ -385,15 +385,15 @@ async def test_several_processes_may_create_the_schema_at_once(empty_url: str) -
 async def test_a_dropped_schema_can_be_created_anew(empty_engine: AsyncEngine) -> None:
     """Dropping leaves nothing behind, and dropping nothing is no error."""
     sessions = database.create_session_factory(empty_engine)
-    await database.drop_schema(empty_engine)
-    await database.create_schema(empty_engine)
+    await migrations.downgrade(empty_engine, "base")
+    await migrations.upgrade(empty_engine)
     before = await _schema(empty_engine)
     await _use_everything(sessions)
 
-    await database.drop_schema(empty_engine)
+    await migrations.downgrade(empty_engine, "base")
     assert await _schema(empty_engine) == {}
-    await database.drop_schema(empty_engine)
-    await database.create_schema(empty_engine)
+    await migrations.downgrade(empty_engine, "base")
+    await migrations.upgrade(empty_engine)
 
     assert await _schema(empty_engine) == before
     assert not any((await all_rows(sessions)).values())
@@ -411,7 +411,7 @@ async def test_without_its_tables_a_coroutine_says_that_the_schema_is_missing(
     async with sessions() as db:  # a rollback gives the tables back
         await (await db.connection()).run_sync(Base.metadata.drop_all)
 
-        with pytest.raises(SchemaMismatch, match="create_schema") as caught:
+        with pytest.raises(SchemaMismatch, match="check_schema") as caught:
             await getattr(crud, coroutine)(db, **WITHOUT_TABLES[coroutine])
 
     assert caught.value.code in {"42P01", "SQLITE_ERROR"}

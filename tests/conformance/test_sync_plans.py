@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.support.factories import Sessions, playlist_data, statements_sent
 from tests.support.faults import is_sqlite
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud, migrations
 
 TRACKS: Final = [f"track-{number:04}" for number in range(1_000)]
 CHANGES: Final = {"moved": ("UPDATE", TRACKS[::-1]), "removed": ("DELETE", TRACKS[::2])}
@@ -27,8 +27,8 @@ async def test_no_row_is_looked_for_among_all_that_are_given(
     for any values, since it knows how many are given when it makes one for them.
     """
     verb, track_ids = CHANGES[change]
-    await database.drop_schema(engine)  # and with it what was counted
-    await database.create_schema(engine)
+    await migrations.downgrade(engine, "base")  # and with it what was counted
+    await migrations.upgrade(engine)
     async with sessions.begin() as db:
         await crud.sync_playlists(db, [playlist_data(track_ids=TRACKS)])
     async with sessions() as db:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.support.factories import EPOCH, EXPIRES_AT, Sessions, add_token, database_now
 from tests.support.secrets import KEYRING, shown_with_locals
-from zotify_async_crud import _transactions, crud, database, token_refresh
+from zotify_async_crud import _transactions, crud, database, migrations, token_refresh
 from zotify_async_crud._statements.spotify_tokens import Lease
 from zotify_async_crud.crud import _token_leases as leases
 from zotify_async_crud.encryption import TokenInClear
@@ -673,7 +673,7 @@ async def test_a_missing_table_is_told_as_such(sessions: Sessions, endpoint: End
             await get_valid_spotify_token(sessions, endpoint)
     finally:
         engine = sessions.kw["bind"]
-        await database.create_schema(engine)
+        await migrations.upgrade(engine)
 
 
 @pytest.mark.parametrize(

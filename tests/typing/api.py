@@ -14,6 +14,7 @@ from zotify_async_crud import (
     encryption,
     errors,
     events,
+    migrations,
     models,
     schemas,
     token_refresh,
@@ -31,8 +32,8 @@ def set_up() -> async_sessionmaker[AsyncSession]:
 
 async def change_schema(engine: AsyncEngine) -> None:
     """The schema."""
-    assert_type(await database.create_schema(engine), None)
-    assert_type(await database.drop_schema(engine), None)
+    assert_type(await migrations.upgrade(engine), None)
+    assert_type(await migrations.downgrade(engine, "base"), None)
 
 
 async def use_the_queue(db: AsyncSession) -> None:

@@ -82,7 +82,7 @@ ERRORS: Final[list[tuple[ZotifyCrudError, str, dict[str, object]]]] = [
     (
         errors.SchemaMismatch("no such table", "42P01"),
         (
-            "the tables are missing or of another version (see database.create_schema):"
+            "the tables are missing or of another version (see migrations.check_schema):"
             " no such table [42P01]"
         ),
         {"detail": "no such table", "code": "42P01"},

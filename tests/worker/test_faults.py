@@ -238,7 +238,7 @@ async def test_missing_tables_end_a_pool_at_its_start(
     pool = WorkerPool(database.create_session_factory(engine), Held())
     for until_idle in (True, False):
         before = asyncio.all_tasks()
-        with pytest.raises(SchemaMismatch, match="create_schema"):
+        with pytest.raises(SchemaMismatch, match="check_schema"):
             async with asyncio.timeout(PATIENCE):
                 await pool.run(until_idle=until_idle)
         assert asyncio.all_tasks() == before

@@ -25,7 +25,7 @@ from tests.support.pools import (
     take_over,
     until,
 )
-from zotify_async_crud import crud, database
+from zotify_async_crud import crud, database, migrations
 from zotify_async_crud.errors import InvalidValue, LeaseLost
 from zotify_async_crud.models import Track
 from zotify_async_crud.schemas import Claim
@@ -151,7 +151,7 @@ async def test_two_pools_on_engines_of_the_callers_share_a_queue(url: str) -> No
 async def test_a_pool_works_in_memory() -> None:
     """On the library's engine, whose one connection its transactions share in turn."""
     engine = database.create_engine("sqlite://")
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     sessions = database.create_session_factory(engine)
     handler = Held()
     handler.let_go()
@@ -169,7 +169,7 @@ async def test_a_pool_works_in_memory() -> None:
 async def test_a_pool_in_memory_polls_for_what_nobody_tells() -> None:
     """There is no other process, but there is other software in this one."""
     engine = database.create_engine("sqlite://")
-    await database.create_schema(engine)
+    await migrations.upgrade(engine)
     sessions = database.create_session_factory(engine)
     handler = Held()
     handler.let_go()

@@ -6,6 +6,7 @@ import asyncio
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from inspect import signature
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Index,
     Select,
     Subquery,
     Table,
@@ -32,14 +34,25 @@ from sqlalchemy import (
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, aliased
 from sqlalchemy.sql import Executable
 from sqlalchemy.types import TypeEngine
 
 from zotify_async_crud._dialects.connections import dedicated
 from zotify_async_crud._dialects.joined import joined
-from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Columns, Listed, Queue, Types
+from zotify_async_crud._dialects.postgresql_schema import (
+    build_index,
+    changing_schema,
+    drop_index,
+)
+from zotify_async_crud._dialects.seam import (
+    MOST_AT_ONCE,
+    Columns,
+    Listed,
+    Queue,
+    Types,
+)
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -61,9 +74,6 @@ CHANNEL: Final = "zotify_download_jobs"
 """The channel of LISTEN and NOTIFY that tells of jobs that are due."""
 
 _HIGHEST_PORT: Final = 65_535
-_SCHEMA_LOCK: Final = (
-    0x7A6F_7469_6679  # "zotify"; any number that no other software picks by chance
-)
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: a class is a code's first two
 # characters; a code named in full goes before its class.
@@ -89,6 +99,7 @@ _HINTS: Final = {"26000": _POOLER, "42P05": _POOLER}
 
 class _PostgreSQL:
     writes_together = True
+    indexes_beside_writers = True
 
     def insert(self, entity: type[DeclarativeBase] | Table) -> postgresql.Insert:
         return postgresql.insert(entity)
@@ -168,8 +179,16 @@ class _PostgreSQL:
         # single page reads the whole table, for every row of ten thousand.
         connection.exec_driver_sql("DISCARD PLANS")
 
-    def lock_schema(self, connection: Connection) -> None:
-        connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+    def changing_schema(
+        self, engine: AsyncEngine, *, in_steps: bool = False
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        return changing_schema(engine, in_steps=in_steps)
+
+    def build_index(self, connection: Connection, index: Index) -> None:
+        build_index(connection, index)
+
+    def drop_index(self, connection: Connection, name: str) -> None:
+        drop_index(connection, name)
 
     def create_engine(
         self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import (
@@ -10,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Index,
     Select,
     Subquery,
     Table,
@@ -18,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Executable
 from sqlalchemy.sql.elements import KeyedColumnElement
@@ -29,6 +31,9 @@ from zotify_async_crud.errors import DatabaseError
 MOST_AT_ONCE: Final = 1_000
 """Rows that one statement may take from a queue."""
 
+
+SCHEMA: Final = "zotify_async_crud.schema"
+"""The execution option of an engine that names the schema its tables are in."""
 
 Types: TypeAlias = Mapping[str, TypeEngine[Any]]
 """The columns of ``Database.rows``."""
@@ -82,6 +87,9 @@ class Database(Protocol):
 
     writes_together: bool
     """Whether one statement can contain several writes."""
+
+    indexes_beside_writers: bool
+    """Whether an index is built without keeping writers out, and outside of a transaction."""
 
     def __hash__(self) -> int:
         """Return what a cache of statements needs."""
@@ -154,8 +162,27 @@ class Database(Protocol):
         """Forget how *connection* ran its statements while the tables were smaller."""
         ...
 
-    def lock_schema(self, connection: Connection) -> None:
-        """Let one caller at a time create or drop tables, until the transaction ends."""
+    def changing_schema(
+        self, engine: AsyncEngine, *, in_steps: bool = False
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Yield a connection for changes of the schema, while nobody else changes it.
+
+        It is in one transaction, which is committed in the end; *in_steps*, it is in none where the
+        database can go on with what was broken off between two steps. It waits for a table so
+        shortly that those who wait behind it notice nothing, and raises ``TransactionConflict``.
+        Where a table is made anew, foreign keys are checked in the end and not before.
+        """
+        ...
+
+    def build_index(self, connection: Connection, index: Index) -> None:
+        """Build *index*, beside those who write if the database can (``indexes_beside_writers``).
+
+        It must be outside of a transaction then.
+        """
+        ...
+
+    def drop_index(self, connection: Connection, name: str) -> None:
+        """Drop the index if there is one, as ``build_index`` would build it."""
         ...
 
     def create_engine(

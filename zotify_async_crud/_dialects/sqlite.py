@@ -9,6 +9,7 @@ import random
 import sqlite3
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -16,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Index,
     Select,
     String,
     Subquery,
@@ -32,13 +34,15 @@ from sqlalchemy import (
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects.connections import dedicated
 from zotify_async_crud._dialects.seam import Columns, Listed, Queue, Types
 from zotify_async_crud._dialects.sqlite_engine import create_engine, is_in_memory
+from zotify_async_crud._dialects.sqlite_schema import changing_schema
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -71,6 +75,7 @@ _MEANINGS: Final[dict[int, type[DatabaseError]]] = {
 
 class _SQLite:
     writes_together = False
+    indexes_beside_writers = False
 
     def insert(self, entity: type[DeclarativeBase] | Table) -> sqlite.Insert:
         return sqlite.insert(entity)
@@ -144,9 +149,16 @@ class _SQLite:
     def plan_afresh(self, connection: Connection) -> None:
         """SQLite's foreign keys always go through the index of what they refer to."""
 
-    def lock_schema(self, connection: Connection) -> None:
-        if not _driver(connection).in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    def changing_schema(
+        self, engine: AsyncEngine, *, in_steps: bool = False
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        return changing_schema(engine)
+
+    def build_index(self, connection: Connection, index: Index) -> None:
+        connection.execute(CreateIndex(index))
+
+    def drop_index(self, connection: Connection, name: str) -> None:
+        connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
 
     def create_engine(
         self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]

@@ -104,7 +104,7 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
 
     *columns* may be expressions.
     """
-    keys = map(text, columns)
+    keys = (column if column.isidentifier() else text(column) for column in columns)
     return Index(name, *keys, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 

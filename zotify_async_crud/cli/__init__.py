@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from zotify_async_crud import database, demo
+from zotify_async_crud import database, demo, migrations
 from zotify_async_crud.cli import _tokens
 from zotify_async_crud.cli._keys import keyring
 from zotify_async_crud.cli._options import DATABASE_URL
@@ -148,7 +148,7 @@ async def run_import(
 async def _import(paths: list[Path], database_url: str, **options: Any) -> ImportResult:
     engine = database.create_engine(database_url)
     try:
-        await database.create_schema(engine)
+        await migrations.upgrade(engine)
         sessions = database.create_session_factory(engine)
         return await import_exports(sessions, paths, **options)
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from zotify_async_crud import database, events
+from zotify_async_crud import database, events, migrations
 from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.demo import _steps
 from zotify_async_crud.encryption import TokenKeyring
@@ -42,7 +42,7 @@ async def connected(
         _engine(url, token_keyring=token_keyring) as engine,
         contextlib.AsyncExitStack() as resources,
     ):
-        await database.create_schema(engine)
+        await migrations.upgrade(engine)
         sessions = watching = database.create_session_factory(engine)
         if shared:
             reading = await resources.enter_async_context(_engine(url, read_only=True))

@@ -1,0 +1,52 @@
+"""What stands in a database that has no revision."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect
+
+from zotify_async_crud.migrations._revisions import VERSION_TABLE
+from zotify_async_crud.models import Base
+
+
+def tables_in(connection: Connection) -> set[str]:
+    """Return the names of the tables in the database that have the name of one of ours."""
+    return Base.metadata.tables.keys() & set(inspect(connection).get_table_names())
+
+
+def differences(connection: Connection) -> list[str]:
+    """Return how the tables differ from those of this version.
+
+    Tables, columns, types, defaults, indexes and keys are compared, and CHECK constraints are not.
+    """
+    options = {"include_object": _is_ours, "compare_server_default": True}
+    context = MigrationContext.configure(connection, opts=options)
+    with warnings.catch_warnings():
+        # SQLite's cannot be compared
+        warnings.filterwarnings("ignore", message=".*expression-based index")
+        return [_described(found) for found in compare_metadata(context, Base.metadata)]
+
+
+def is_not_ours(name: str | None, type_: str, _: object) -> bool:
+    """Leave out this library's tables, as ``include_name`` in the ``env.py`` of a service.
+
+    Otherwise the service's own Alembic would drop them.
+    """
+    return type_ != "table" or name not in {*Base.metadata.tables, VERSION_TABLE}
+
+
+def _is_ours(_: object, name: str | None, kind: str, *__: object) -> bool:
+    return kind != "table" or name in Base.metadata.tables
+
+
+def _described(difference: Any) -> str:
+    if isinstance(difference, list):  # several about one column
+        kind, _, table, column, *_ = difference[0]
+        return f"{kind} {table}.{column}"
+    kind, *_, item = difference
+    table = getattr(item, "table", None)
+    return f"{kind} {item.name}" if table is None else f"{kind} {table.name}.{item.name}"
