@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -19,6 +18,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.pool import NullPool
 
 from tests.support import postgresql
+from tests.support.databases import new_database
 from tests.support.secrets import KEYRING
 from zotify_async_crud import database, encryption, migrations, models
 
@@ -39,15 +39,9 @@ def postgresql_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 async def postgresql_database(postgresql_server: str) -> AsyncIterator[str]:
     """The URL of a database of this run's own, with the schema; each test finds it empty."""
-    name = f"zotify_test_{uuid.uuid4().hex[:12]}"
-    admin = create_async_engine(postgresql_server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    async with admin.connect() as connection:
-        await connection.execute(text(f"CREATE DATABASE {name}"))
-    url = make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
-    await _upgrade(url)
-    yield url
-    async with admin.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    async with new_database("postgresql", Path(), postgresql_server) as url:
+        await _upgrade(url)
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +76,23 @@ async def plain_engine(url: str) -> AsyncIterator[AsyncEngine]:
     """An engine as SQLAlchemy makes it by itself."""
     engine = create_async_engine(url)
     encryption.use_keyring(engine, KEYRING)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(params=DATABASES)
+async def empty_url(
+    request: pytest.FixtureRequest, tmp_path: Path, postgresql_server: str
+) -> AsyncIterator[str]:
+    """The URL of a database with nothing in it; on SQLite not even the file is there."""
+    async with new_database(request.param, tmp_path, postgresql_server) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a database with nothing in it."""
+    engine = database.create_engine(empty_url, token_keyring=KEYRING)
     yield engine
     await engine.dispose()
 

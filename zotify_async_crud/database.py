@@ -26,6 +26,7 @@ def create_engine(
     url: str | URL,
     *,
     token_keyring: TokenKeyring | None = None,
+    schema: str | None = None,
     read_only: bool = False,
     pgbouncer: bool = False,
     **options: Any,
@@ -35,8 +36,9 @@ def create_engine(
     *options* go to SQLAlchemy's ``create_async_engine`` and win over what is set here:
 
     - PostgreSQL: 10 s to connect, 60 s for a statement, a check of each pooled connection before
-      use (``pool_pre_ping``), UTC. *pgbouncer* is for a pooler in transaction mode: nothing that is
-      prepared on one server process is used on another.
+      use (``pool_pre_ping``), UTC. The tables are in *schema*, which ``migrations.upgrade``
+      creates, or else in the first of the role's ``search_path``. *pgbouncer* is for a pooler in
+      transaction mode: nothing that is prepared on one server process is used on another.
     - SQLite: write-ahead log, foreign keys, and a new file is its owner's only (mode 0600). It has
       one writer at a time, so transactions take the write lock when they begin: those of one engine
       in turn, on one connection, and those of other processes within 30 s.
@@ -49,12 +51,12 @@ def create_engine(
 
     Raises:
         UnsupportedDatabase: The URL names another database or driver.
-        InvalidValue: *url* is no URL.
+        InvalidValue: *url* is no URL, or *schema* no schema's name.
     """
     try:
         database, full_url = database_for_url(make_url(url))
         engine = database.create_engine(
-            full_url, read_only=read_only, pgbouncer=pgbouncer, options=options
+            full_url, schema=schema, read_only=read_only, pgbouncer=pgbouncer, options=options
         )
         use_keyring(engine, token_keyring)
         return engine  # noqa: TRY300 - all of it may raise

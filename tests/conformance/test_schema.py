@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect, make_url, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
-from tests.conftest import DATABASES
 from tests.support.factories import (
     EPOCH,
     GOOD,
@@ -29,6 +23,7 @@ from tests.support.factories import (
     stored_job,
     token_data,
 )
+from tests.support.schema import description_of
 from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database, migrations
 from zotify_async_crud.crud._diff import GAP
@@ -274,73 +269,12 @@ async def test_ids_are_compared_byte_by_byte(sessions: Sessions) -> None:
 # who may create it when
 
 
-@pytest.fixture(params=DATABASES)
-async def empty_url(
-    request: pytest.FixtureRequest, tmp_path: Path, postgresql_server: str
-) -> AsyncIterator[str]:
-    """The URL of a database with nothing in it; on SQLite not even the file is there."""
-    if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'new.db'}"
-        return
-    name = f"zotify_empty_{uuid.uuid4().hex[:12]}"
-    admin = create_async_engine(postgresql_server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    async with admin.connect() as connection:
-        await connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
-    async with admin.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-@pytest.fixture
-async def empty_engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on a database with nothing in it."""
-    engine = database.create_engine(empty_url, token_keyring=KEYRING)
-    yield engine
-    await engine.dispose()
-
-
 async def _use_everything(sessions: Sessions) -> None:
     async with sessions.begin() as db:
         job = await crud.create_download_job(db, new_job())
         assert await crud.get_next_pending_download_job(db) is job
         await crud.create_or_update_playlist(db, "p", "Focus", ["b", "a", "b"])
         await crud.create_or_update_spotify_token(db, token_data())
-
-
-def _described(connection: Connection) -> dict[str, Any]:
-    """Return tables, columns, constraints and indexes as the database describes them."""
-    there = inspect(connection)
-    return {
-        table: (
-            [(column["name"], str(column["type"])) for column in there.get_columns(table)],
-            [column["nullable"] for column in there.get_columns(table)],
-            [column["default"] for column in there.get_columns(table)],
-            sorted(
-                (check["name"] or "", check["sqltext"])
-                for check in there.get_check_constraints(table)
-            ),
-            there.get_pk_constraint(table)["constrained_columns"],
-            sorted(str(key["referred_table"]) for key in there.get_foreign_keys(table)),
-            _indexes(connection, table),
-        )
-        for table in there.get_table_names()
-    }
-
-
-def _indexes(connection: Connection, table: str) -> list[str]:
-    """Return the statements that would create the indexes; not all can be described otherwise."""
-    where = {
-        "sqlite": "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND type = 'index'"
-        " AND tbl_name = :name",
-        "postgresql": "SELECT indexdef FROM pg_indexes WHERE tablename = :name",
-    }
-    found = connection.execute(text(where[connection.dialect.name]), {"name": table})
-    return sorted(found.scalars())
-
-
-async def _schema(engine: AsyncEngine) -> dict[str, Any]:
-    async with engine.connect() as connection:
-        return await connection.run_sync(_described)
 
 
 async def test_the_metadata_alone_makes_a_working_schema(empty_url: str) -> None:
@@ -362,12 +296,12 @@ async def test_creating_the_schema_again_changes_and_loses_nothing(
     sessions = database.create_session_factory(empty_engine)
     await migrations.upgrade(empty_engine)
     await _use_everything(sessions)
-    before, rows = await _schema(empty_engine), await all_rows(sessions)
+    before, rows = await description_of(empty_engine), await all_rows(sessions)
 
     await migrations.upgrade(empty_engine)
 
     assert set(before) == {*Base.metadata.tables, "zotify_alembic_version"}
-    assert await _schema(empty_engine) == before
+    assert await description_of(empty_engine) == before
     assert await all_rows(sessions) == rows
 
 
@@ -387,15 +321,15 @@ async def test_a_dropped_schema_can_be_created_anew(empty_engine: AsyncEngine) -
     sessions = database.create_session_factory(empty_engine)
     await migrations.downgrade(empty_engine, "base")
     await migrations.upgrade(empty_engine)
-    before = await _schema(empty_engine)
+    before = await description_of(empty_engine)
     await _use_everything(sessions)
 
     await migrations.downgrade(empty_engine, "base")
-    assert await _schema(empty_engine) == {}
+    assert await description_of(empty_engine) == {}
     await migrations.downgrade(empty_engine, "base")
     await migrations.upgrade(empty_engine)
 
-    assert await _schema(empty_engine) == before
+    assert await description_of(empty_engine) == before
     assert not any((await all_rows(sessions)).values())
 
 

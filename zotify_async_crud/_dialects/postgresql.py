@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ from zotify_async_crud._dialects.postgresql_schema import (
 )
 from zotify_async_crud._dialects.seam import (
     MOST_AT_ONCE,
+    SCHEMA,
     Columns,
     Listed,
     Queue,
@@ -191,9 +193,16 @@ class _PostgreSQL:
         drop_index(connection, name)
 
     def create_engine(
-        self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]
+        self,
+        url: URL,
+        *,
+        schema: str | None,
+        read_only: bool,
+        pgbouncer: bool,
+        options: Mapping[str, Any],
     ) -> AsyncEngine:
         _check(url)
+        _check_schema(schema, pgbouncer=pgbouncer)
         connect_args: dict[str, Any] = {
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": COMMAND_TIMEOUT,
@@ -203,10 +212,12 @@ class _PostgreSQL:
         connect_args["server_settings"] = {
             "timezone": "UTC",
             "application_name": "zotify_async_crud",
+            **({} if schema is None else {"search_path": f'"{schema}"'}),
             **connect_args.get("server_settings", {}),
         }
         settings = {"pool_pre_ping": True, **options, "connect_args": connect_args}
         engine = create_async_engine(url, **settings)
+        engine.update_execution_options(**{SCHEMA: schema})
         return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
     @property
@@ -323,6 +334,20 @@ def _origin(cause: BaseException | None) -> BaseException | None:
 _URL_OPTIONS: Final = frozenset(signature(asyncpg.connect).parameters) | {
     "prepared_statement_cache_size"
 }
+
+
+_SCHEMA_NAME: Final = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_]{0,62}")
+
+
+def _check_schema(schema: str | None, *, pgbouncer: bool) -> None:
+    if schema is None:
+        return
+    if pgbouncer:
+        reason = "PgBouncer passes no search_path on: use ALTER ROLE ... SET search_path"
+        raise InvalidValue("schema", reason)
+    if not isinstance(schema, str) or not _SCHEMA_NAME.fullmatch(schema):
+        reason = "Input should be up to 63 letters, digits and underscores, and not begin with pg_"
+        raise InvalidValue("schema", reason)
 
 
 def _check(url: URL) -> None:

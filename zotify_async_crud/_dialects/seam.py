@@ -186,7 +186,13 @@ class Database(Protocol):
         ...
 
     def create_engine(
-        self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]
+        self,
+        url: URL,
+        *,
+        schema: str | None,
+        read_only: bool,
+        pgbouncer: bool,
+        options: Mapping[str, Any],
     ) -> AsyncEngine:
         """Return an engine set up the one way this library supports."""
         ...

@@ -161,8 +161,16 @@ class _SQLite:
         connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
 
     def create_engine(
-        self, url: URL, *, read_only: bool, pgbouncer: bool, options: Mapping[str, Any]
+        self,
+        url: URL,
+        *,
+        schema: str | None,
+        read_only: bool,
+        pgbouncer: bool,
+        options: Mapping[str, Any],
     ) -> AsyncEngine:
+        if schema is not None:
+            raise InvalidValue("schema", "Input should be None: SQLite has no schemas")
         if pgbouncer:
             raise InvalidValue("pgbouncer", "Input should be False: SQLite has no pooler")
         if "\0" in str(url.database):
