@@ -55,6 +55,20 @@ class InvalidExport(ZotifyCrudError):
         return f"{self.path}: {self.reason}"
 
 
+class AdoptionRefused(ZotifyCrudError):
+    """A database cannot be taken over; ``reason`` says why, and nothing was written.
+
+    It names the table, and the row if one is to blame: correct that, or adopt another database.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the database cannot be adopted: {self.reason}"
+
+
 class TransactionRequired(ZotifyCrudError):
     """The session cannot hold a transaction of its own; set up its engine as the message says."""
 

@@ -30,6 +30,11 @@ ERRORS: Final[list[tuple[ZotifyCrudError, str, dict[str, object]]]] = [
         "'mysql' is not supported: use postgresql+asyncpg:// or sqlite+aiosqlite://",
         {"name": "mysql"},
     ),
+    (
+        errors.AdoptionRefused("it has no table tracks"),
+        "the database cannot be adopted: it has no table tracks",
+        {"reason": "it has no table tracks"},
+    ),
     (errors.TransactionRequired("set this"), "set this", {"reason": "set this"}),
     (
         errors.TracksNotLoaded(),

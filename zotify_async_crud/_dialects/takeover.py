@@ -1,0 +1,105 @@
+"""Somebody else's tables: who may use them, in what order they were filled, and what needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from sqlalchemy import ColumnElement, Connection, Select, literal_column, text
+
+
+class Takeover(Protocol):
+    """What differs between the databases where tables are made anew; each object is stateless."""
+
+    insertion_order: ColumnElement[Any]
+    """What sorts the rows of a query's only table as they were inserted, as far as that is known.
+
+    On PostgreSQL a row that was updated, or that took the room of a deleted one, is elsewhere.
+    """
+
+    def hold(self, connection: Connection, tables: Sequence[str]) -> None:
+        """Keep everybody else from *tables* until the transaction ends, which may write."""
+        ...
+
+    def dependents(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        """Return what would break or be gone if *tables* were dropped: views, triggers and such.
+
+        Foreign keys are left out, unless they are of tables in another schema.
+        """
+        ...
+
+    def temporary_copy(
+        self, connection: Connection, name: str, query: Select[Any]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Make a table of what *query* finds, for the block and at most the transaction."""
+        ...
+
+
+# what is a table's own, as its indexes are, depends on it automatically or internally
+_DEPENDING: Final = text(
+    """
+    SELECT DISTINCT pg_describe_object(classid, objid, objsubid) FROM pg_depend
+    WHERE refclassid = 'pg_class'::regclass
+    AND refobjid IN (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
+    AND (deptype = 'n' OR classid = 'pg_trigger'::regclass)
+    AND NOT (
+        classid = 'pg_constraint'::regclass
+        AND objid IN (SELECT oid FROM pg_constraint WHERE pg_table_is_visible(conrelid))
+    )
+    ORDER BY 1
+    """
+)
+_PROGRAMS: Final = text(
+    "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
+)
+
+
+class _PostgreSQL:
+    insertion_order: ColumnElement[Any] = literal_column("ctid")
+
+    def hold(self, connection: Connection, tables: Sequence[str]) -> None:
+        # at once as DROP needs it: to make a lock stronger later can deadlock
+        connection.execute(text(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"))
+
+    def dependents(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        return list(connection.execute(_DEPENDING, {"tables": list(tables)}).scalars())
+
+    @contextlib.contextmanager
+    def temporary_copy(
+        self, connection: Connection, name: str, query: Select[Any]
+    ) -> Iterator[None]:
+        # not dropped before: the driver closes no cursor on it
+        values = query.compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {values}")
+        yield
+
+
+class _SQLite:
+    insertion_order: ColumnElement[Any] = literal_column("rowid")
+
+    def hold(self, connection: Connection, tables: Sequence[str]) -> None:
+        """There is one writer at a time, and it is this one."""
+
+    def dependents(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        mention = re.compile(rf"\b({'|'.join(tables)})\b", re.IGNORECASE)
+        programs = connection.execute(_PROGRAMS)
+        return [f"{kind} {name}" for kind, name, sql in programs if mention.search(sql)]
+
+    @contextlib.contextmanager
+    def temporary_copy(
+        self, connection: Connection, name: str, query: Select[Any]
+    ) -> Iterator[None]:
+        values = query.compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {name} AS {values}")
+        yield
+        connection.exec_driver_sql(f"DROP TABLE {name}")
+
+
+_TAKEOVERS: Final[dict[str, Takeover]] = {"postgresql": _PostgreSQL(), "sqlite": _SQLite()}
+
+
+def takeover_for(connection: Connection) -> Takeover:
+    """Return what differs on the database of *connection*, which is one that is supported."""
+    return _TAKEOVERS[connection.dialect.name]
