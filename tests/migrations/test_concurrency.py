@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import DATABASES
@@ -139,6 +139,25 @@ async def test_an_upgrade_that_is_broken_off_goes_on_at_the_next_call(
     async with empty_engine.begin() as connection:  # foreign keys are on again
         await connection.execute(text("DELETE FROM playlists"))
         assert not await connection.scalar(text("SELECT count(*) FROM playlist_tracks"))
+
+
+@pytest.mark.parametrize("change", ["CREATE TABLE", "ALTER TABLE", "DROP TABLE"])
+async def test_a_cancellation_is_told_as_one(empty_engine: AsyncEngine, change: str) -> None:
+    """Also where Alembic cleans up after it, and fails."""
+    await migrations.upgrade(empty_engine, "0001")
+    upgrading = asyncio.create_task(migrations.upgrade(empty_engine))
+
+    @event.listens_for(empty_engine.sync_engine, "before_cursor_execute")
+    def cancel(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.strip().startswith(change):
+            upgrading.cancel()
+
+    outcome = await asyncio.gather(upgrading, return_exceptions=True)
+
+    event.remove(empty_engine.sync_engine, "before_cursor_execute", cancel)
+    assert outcome == [None] or isinstance(outcome[0], asyncio.CancelledError)
+    await migrations.upgrade(empty_engine)
+    assert written(await description_of(empty_engine)) == recorded(empty_engine, HEAD)
 
 
 @pytest.fixture

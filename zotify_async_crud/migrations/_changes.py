@@ -11,7 +11,8 @@ from typing import Final
 
 from alembic import command
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from zotify_async_crud._backoff import ExponentialBackoff
 from zotify_async_crud._dialects import database_for
@@ -44,7 +45,8 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
         TransactionConflict: Others held a table for two minutes.
     """
     _check_revision(revision, "head")
-    await _changed(engine, lambda connection: _upgrade(connection, revision))
+    target = revisions.newest_revision() if revision == "head" else revision
+    await _changed(engine, lambda connection: _upgrade(connection, target))
 
 
 async def downgrade(engine: AsyncEngine, revision: str) -> None:
@@ -75,11 +77,19 @@ async def _changed(engine: AsyncEngine, change: Callable[[Connection], None]) ->
                     database.changing_schema(engine, in_steps=True) as connection,
                     _with_alembic(),
                 ):
-                    return await connection.run_sync(change)
+                    return await _run(connection, change)
         except TransactionConflict:
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(_BACKOFF(attempt))
+
+
+async def _run(connection: AsyncConnection, change: Callable[[Connection], None]) -> None:
+    try:
+        await connection.run_sync(change)
+    except PendingRollbackError as error:
+        # Alembic cleans up on a connection that the first error took away, a cancellation perhaps
+        raise error.__context__ or error from None
 
 
 @contextlib.asynccontextmanager
@@ -124,5 +134,5 @@ def _transaction(connection: Connection) -> contextlib.AbstractContextManager[ob
 
 
 def _is_before(one: str, other: str) -> bool:
-    order = ["base", *revisions.all_revisions(), "head"]
+    order = ["base", *revisions.all_revisions()]
     return order.index(one) < order.index(other)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, Table
+from sqlalchemy import Connection, MetaData, String, Table, column, inspect, select, table
 
 from zotify_async_crud.models import Base
 
@@ -41,7 +41,11 @@ def newest_revision() -> str:
 
 def revision_of(connection: Connection) -> str | None:
     """Return the revision that is written in the database, known or not, or None."""
-    return MigrationContext.configure(connection, opts=_OPTIONS).get_current_revision()
+    # Alembic would tell the log each time what it could do
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version = column("version_num", String)
+    return connection.scalar(select(version).select_from(table(VERSION_TABLE)))
 
 
 def stamp(connection: Connection, revision: str) -> None:
