@@ -64,7 +64,7 @@ def worker(url: str) -> Worker:
 def start(worker: Worker) -> Running:
     """Start a worker process as the demo does."""
     process = subprocess.Popen(
-        [sys.executable, *_processes._PROGRAM],  # noqa: SLF001 - what the demo starts
+        [sys.executable, "-P", *_processes._PROGRAM],  # noqa: SLF001 - what the demo starts
         env=environment(PYTHONPATH=os.pathsep.join(sys.path)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

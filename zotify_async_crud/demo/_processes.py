@@ -1,24 +1,18 @@
-"""Workers in processes of their own.
-
-Each has a pipe as its standard input. It brings what to do, and its end, which also comes when this
-process is killed, says that the work is over. No signal is needed, and none of a terminal arrives.
-"""
+"""Workers in processes of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-import os
-import sys
-from asyncio import StreamReader, StreamWriter
+from asyncio import StreamReader
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
+from zotify_async_crud import _processes
 from zotify_async_crud.demo._downloads import Worker, first_failure
 
-_PROGRAM: Final = ("-P", "-m", "zotify_async_crud.demo._worker")
+_PROGRAM: Final = ("-m", "zotify_async_crud.demo._worker")
 _PATIENCE: Final = 15.0
 """Seconds that a process has to end, which takes a moment unless the database hangs."""
 
@@ -47,37 +41,19 @@ class Processes:
         await self._over.wait()
 
     async def _run(self, name: str, worker: Worker) -> None:
-        process = await _start()
+        process = await _processes.start(*_PROGRAM, stderr=PIPE)
         ended = asyncio.create_task(_last_words(process))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await cast(StreamReader, process.stdout).readline()  # it is ready, or gone
             await self._all_ready.wait()
-            _tell(process, worker)
+            _processes.tell(process, dataclasses.asdict(worker))
             await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
-            await _end(process, ended)
+            await _processes.end(process, ended, _PATIENCE)
         if process.returncode:
             self._say(f"{name} {_fate(process.returncode, ended.result())}")
-
-
-async def _start() -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *_PROGRAM,
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=PIPE,
-        # it finds what this process finds, and nothing in the folder where it is started
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        start_new_session=True,  # Ctrl-C is for this process, which tells the others
-    )
-
-
-def _tell(process: Process, worker: Worker) -> None:
-    order = json.dumps(dataclasses.asdict(worker))
-    cast(StreamWriter, process.stdin).write(f"{order}\n".encode())
 
 
 async def _last_words(process: Process) -> str:
@@ -85,14 +61,6 @@ async def _last_words(process: Process) -> str:
     said = await cast(StreamReader, process.stderr).read()
     await process.wait()
     return said.decode(errors="replace").strip().rpartition("\n")[2]
-
-
-async def _end(process: Process, ended: asyncio.Task[str]) -> None:
-    cast(StreamWriter, process.stdin).close()
-    await asyncio.wait({ended}, timeout=_PATIENCE)
-    if not ended.done():
-        process.kill()
-        await asyncio.wait({ended})
 
 
 def _fate(code: int, said: str) -> str:
