@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.support.schema import Description, description_of
@@ -94,6 +94,10 @@ _TABLES: Final[dict[Version, dict[str, str]]] = {
 }
 
 
+ORIGINALS: Final = frozenset(_OLD) - {"users"}
+"""What this library has tables for, or for what is in them."""
+
+
 class SQL(str):
     """An expression, and not a text."""
 
@@ -168,12 +172,17 @@ Contents: TypeAlias = tuple[Description, dict[str, list[str]]]
 
 
 async def contents(engine: AsyncEngine, tables: Sequence[str] | None = None) -> Contents:
-    """Return what stands in the catalogues and in the rows of *tables*, or of all."""
+    """Return what stands in the catalogues and, byte for byte, in *tables*, or in all."""
     described = await description_of(engine)
-    found = sorted(described if tables is None else tables)
+    names = sorted(described if tables is None else tables)
     async with engine.connect() as connection:
-        rows = {
-            name: sorted(map(str, await connection.execute(text(f"SELECT * FROM {name}"))))
-            for name in found
-        }
-    return {name: described[name] for name in found}, rows
+        found = {name: await connection.run_sync(_rows, name) for name in names}
+    return {name: described[name] for name in names}, found
+
+
+def _rows(connection: Connection, table: str) -> list[str]:
+    """Return the rows as the database shows them; not every value has a Python one."""
+    columns = [column["name"] for column in inspect(connection).get_columns(table)]
+    sqlite = " || ' ' || ".join(f"typeof({column}) || hex({column})" for column in columns)
+    shown = {"postgresql": f"CAST({table} AS text)", "sqlite": sqlite}[connection.dialect.name]
+    return sorted(connection.execute(text(f"SELECT {shown} FROM {table}")).scalars())

@@ -60,10 +60,14 @@ class Ledger:
     _first: dict[str, str | None] = field(default_factory=dict)
     _times: Counter[str] = field(default_factory=Counter)
 
-    def note(self, line: str, key: object = None) -> None:
-        """Keep *line*, which is about the row that has *key*, or about all rows."""
+    def note(self, line: str) -> None:
+        """Keep *line*, which is about all rows."""
+        self._first.setdefault(line, None)
+
+    def note_row(self, line: str, key: object) -> None:
+        """Keep *line*, which is about the row that has *key*, and perhaps about others."""
+        self._first.setdefault(line, shown(key))
         self._times[line] += 1
-        self._first.setdefault(line, None if key is None else shown(key))
 
     def report(self, *, token: bool) -> AdoptionReport:
         """Return all of it."""
@@ -80,8 +84,8 @@ class Ledger:
 
     def _lines(self) -> Iterator[str]:
         for line, first in self._first.items():
-            times = self._times[line]
-            yield line if first is None else f"{line} ({times} rows, such as {first})"
+            rows = self._times[line]
+            yield f"{line} (rows: {rows}, the first: {first})" if rows else line
 
 
 def shown(key: object) -> str:

@@ -7,24 +7,27 @@ refused: nothing is lost in silence.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, groupby
 from operator import attrgetter
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 from pydantic import Field, TypeAdapter
 from sqlalchemy import Double, Row, String, Text
+from sqlalchemy.exc import DBAPIError
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud import schemas
-from zotify_async_crud._dialects import Types
+from zotify_async_crud._dialects import Types, translate
 from zotify_async_crud._dialects.types import UTCDateTime
 from zotify_async_crud._statements import _given as given
 from zotify_async_crud.adoption._ledger import Ledger, shown
 from zotify_async_crud.adoption._original import ASSOCIATION
 from zotify_async_crud.crud._diff import GAP
-from zotify_async_crud.errors import AdoptionRefused, InvalidValue
+from zotify_async_crud.errors import AdoptionRefused, DatabaseError, InvalidValue
 from zotify_async_crud.schemas import FINISHED, JOB_ID_MAX_LENGTH, DownloadJobStatus
+
+T = TypeVar("T")
 
 Values: TypeAlias = tuple[Any, ...]
 
@@ -51,6 +54,24 @@ _INSTANT: Final[TypeAdapter[dt.datetime]] = TypeAdapter(schemas.Instant)
 _INFINITE: Final = frozenset({dt.datetime.min, dt.datetime.max})  # noqa: DTZ901 - without a zone
 
 
+def fetched(table: str, fetch: Callable[[], T]) -> T:
+    """Return what *fetch*, which reads rows of *table*, returns.
+
+    Raises:
+        AdoptionRefused: The driver has no Python for a value, of which nothing is in the error.
+    """
+    try:
+        return fetch()
+    except OverflowError:
+        problem = "a datetime that is not between the years 1 and 9999"
+    except DBAPIError as error:
+        if type(translate(error)) is not DatabaseError:  # it tells what is wrong
+            raise
+        problem = "what cannot be read, such as a text that is not UTF-8"
+    # outside the except block: the driver's error may show a part of a token
+    raise AdoptionRefused(f"{table} holds {problem}")
+
+
 class Reader:
     """Reads the values of one table's rows."""
 
@@ -59,7 +80,7 @@ class Reader:
 
     def note(self, column: str, what: str, key: object) -> None:
         """Note *what* was done about the value in *column* of the row that has *key*."""
-        self.ledger.note(f"{self._table}.{column} {what}", key)
+        self.ledger.note_row(f"{self._table}.{column} {what}", key)
 
     def refusal(self, column: str, reason: str, key: object) -> AdoptionRefused:
         """Return the error about the value in *column* of the row that has *key*."""
@@ -192,9 +213,9 @@ def entries(found: Iterable[Row[Any]], ledger: Ledger) -> Iterator[Values]:
         positions = count(step=GAP)
         for row in rows:
             if row.playlist is None:
-                reader.note("playlist_id", "names no playlist: the entry is left out", tuple(row))
+                reader.note("playlist_id", "names no playlist: the entry is left out", playlist_id)
             elif row.track_id is None:
-                reader.note("track_id", "names no track: the entry is left out", tuple(row))
+                reader.note("track_id", "names no track: the entry is left out", playlist_id)
             else:
                 yield playlist_id, next(positions), row.track_id
                 ledger.note(f"{ASSOCIATION} has no order: tracks come as they were stored")

@@ -34,7 +34,6 @@ from zotify_async_crud.adoption import _rows as read
 from zotify_async_crud.adoption._ledger import Ledger
 from zotify_async_crud.adoption._original import ASSOCIATION, ORIGINALS, TOKENS, columns_of
 from zotify_async_crud.adoption._references import add_references, drop_references
-from zotify_async_crud.errors import AdoptionRefused
 from zotify_async_crud.migrations import _revisions as revisions
 from zotify_async_crud.models import Base
 
@@ -78,15 +77,16 @@ def _contents(
 ) -> Iterator[tuple[str, Types, Iterator[read.Values]]]:
     """Yield what goes into each table of ours; rows before those that refer to them."""
 
-    def rows(query: Select[Any]) -> Iterator[Row[Any]]:
-        return _stream(connection, query)
+    def rows(name: str, query: Select[Any] | None = None) -> Iterator[Row[Any]]:
+        return _stream(connection, name, select(copies[name]) if query is None else query)
 
-    jobs, tracks, playlists = (copies[name] for name in ("download_jobs", "tracks", "playlists"))
-    yield "download_jobs", read.JOB, read.jobs(rows(select(jobs)), ledger)
-    yield "tracks", read.TRACK, read.tracks(rows(select(tracks)), ledger)
-    yield "tracks", read.TRACK, read.missing_tracks(rows(_missing_tracks(copies)), ledger)
-    yield "playlists", read.PLAYLIST, read.playlists(rows(select(playlists)), ledger)
-    yield "playlist_tracks", read.ENTRY, read.entries(rows(_entries(copies)), ledger)
+    yield "download_jobs", read.JOB, read.jobs(rows("download_jobs"), ledger)
+    yield "tracks", read.TRACK, read.tracks(rows("tracks"), ledger)
+    missing = rows(ASSOCIATION, _missing_tracks(copies))
+    yield "tracks", read.TRACK, read.missing_tracks(missing, ledger)
+    yield "playlists", read.PLAYLIST, read.playlists(rows("playlists"), ledger)
+    entries = rows(ASSOCIATION, _entries(copies))
+    yield "playlist_tracks", read.ENTRY, read.entries(entries, ledger)
 
 
 def _missing_tracks(copies: Copies) -> Select[Any]:
@@ -117,13 +117,11 @@ def _copied(connection: Connection, name: str, found: frozenset[str]) -> Iterato
         yield copy
 
 
-def _stream(connection: Connection, query: Select[Any]) -> Iterator[Row[Any]]:
-    found = connection.execute(query, execution_options={"yield_per": _AT_ONCE})
-    try:
-        for rows in found.partitions():
-            yield from rows
-    except OverflowError:  # of the driver's, which has no words for PostgreSQL's years
-        raise AdoptionRefused("a datetime is not between the years 1 and 9999") from None
+def _stream(connection: Connection, name: str, query: Select[Any]) -> Iterator[Row[Any]]:
+    options = {"yield_per": _AT_ONCE}
+    found = read.fetched(name, lambda: connection.execute(query, execution_options=options))
+    while rows := read.fetched(name, found.fetchmany):
+        yield from rows
 
 
 def _insert(

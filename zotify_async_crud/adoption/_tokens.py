@@ -6,15 +6,14 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Executable, Row, column, select, table, type_coerce
-from sqlalchemy.exc import DBAPIError
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud import schemas
 from zotify_async_crud.adoption._ledger import Ledger
 from zotify_async_crud.adoption._original import TOKENS
-from zotify_async_crud.adoption._rows import Reader
+from zotify_async_crud.adoption._rows import Reader, fetched
 from zotify_async_crud.encryption import StoredText
-from zotify_async_crud.errors import AdoptionRefused, InvalidValue
+from zotify_async_crud.errors import InvalidValue
 
 _SECRETS: Final = ("access_token", "refresh_token")
 _QUERY: Final[Executable] = select(
@@ -31,25 +30,16 @@ Token: TypeAlias = dict[str, Any]
 def newest_token(connection: Connection, ledger: Ledger) -> Token | None:
     """Return what is to be stored of the token that expires last and can be refreshed."""
     reader = Reader(TOKENS, ledger)
-    found = [(row, _token(reader, row)) for row in _rows(connection)]
+    rows = fetched(TOKENS, lambda: connection.execute(_QUERY).all())
+    found = [(row, _token(reader, row)) for row in rows]
     usable = [(token["expires_at"], row.id, row.user_id, token) for row, token in found if token]
     ledger.left_out_tokens = len(found) - min(len(usable), 1)
     if not usable:
         return None
-    *_, key, user_id, token = max(usable, key=lambda each: each[:2])
+    *_, user_id, token = max(usable, key=lambda each: each[:2])
     if user_id is not None:
-        ledger.note(f"{TOKENS}.user_id has no place here: the token is everybody's", key)
+        reader.note("user_id", "has no place here: the token is everybody's", user_id)
     return token
-
-
-def _rows(connection: Connection) -> list[Row[Any]]:
-    try:
-        return list(connection.execute(_QUERY))
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-    # outside the except block: of a text that is none, the driver's error shows a part
-    raise AdoptionRefused(f"{TOKENS} cannot be read")
 
 
 def _token(reader: Reader, row: Row[Any]) -> Token | None:
