@@ -44,9 +44,8 @@ def _references(connection: Connection) -> Iterator[ForeignKeyConstraint]:
             if name in ORIGINALS or referred not in ORIGINALS or key["referred_schema"]:
                 continue
             if key["referred_columns"] != _LASTING.get(referred):
-                raise AdoptionRefused(
-                    f"the table {name} refers to {referred} by a foreign key: drop that before"
-                )
+                reason = f"a foreign key of {name} refers to {referred}: drop that before"
+                raise AdoptionRefused(reason)
             yield _constraint(name, key)
 
 
