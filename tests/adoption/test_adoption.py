@@ -24,12 +24,12 @@ from tests.adoption.original import (
     token,
 )
 from tests.support.databases import new_database
-from tests.support.factories import Sessions, all_rows, stored_row, stored_track_ids
+from tests.support.factories import Sessions, all_rows, playlist_data, stored_row, stored_track_ids
 from tests.support.faults import only_postgresql
 from tests.support.pools import an_engine, drain, statuses
 from tests.support.schema import description_of
 from tests.support.secrets import KEYRING
-from zotify_async_crud import crud, database, encryption, migrations
+from zotify_async_crud import crud, database, encryption, migrations, schemas
 from zotify_async_crud.adoption import AdoptionReport, adopt
 from zotify_async_crud.models import Base
 
@@ -204,22 +204,21 @@ async def test_a_track_may_stand_in_a_playlist_twice(
     )
 
 
-async def test_an_adopted_playlist_can_be_replaced(
+async def test_an_adopted_playlist_is_as_good_as_a_synchronised_one(
     empty_engine: AsyncEngine, sessions: Sessions
 ) -> None:
-    """Its positions are what the sync of playlists expects, and leave room between them."""
+    """Its places are as far apart, so that others can come between; a sync has nothing to do."""
     await create_some_of_everything(empty_engine)
     await adopt(empty_engine)
-    rows = await all_rows(sessions)
+    adopted = (await all_rows(sessions))["playlist_tracks"]
 
     async with sessions.begin() as db:
-        await crud.create_or_update_playlist(db, "p", "Focus", ["c", "a", "b"])
-    unchanged = await all_rows(sessions)
-    async with sessions.begin() as db:
-        await crud.create_or_update_playlist(db, "p", "Focus", ["c", "x", "a", "y", "b"])
+        await crud.create_or_update_playlist(db, "new", "New", ["c", "a", "b"])
+        result = await crud.sync_playlists(db, [playlist_data("p", ["c", "a", "b"], "Focus")])
 
-    assert unchanged == rows
-    assert await stored_track_ids(sessions, "p") == ["c", "x", "a", "y", "b"]
+    assert result == schemas.SyncResult(playlists_unchanged=1)
+    after = (await all_rows(sessions))["playlist_tracks"]
+    assert after == [("new", *place) for _, *place in adopted] + adopted
 
 
 async def test_the_token_that_expires_last_is_kept(

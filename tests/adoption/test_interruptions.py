@@ -22,7 +22,7 @@ from tests.support.pools import an_engine, drain, statuses
 from tests.support.processes import REPOSITORY
 from zotify_async_crud import _transactions, database, migrations
 from zotify_async_crud.adoption import AdoptionReport, adopt
-from zotify_async_crud.errors import DatabaseUnavailable, TransactionConflict
+from zotify_async_crud.errors import DatabaseUnavailable, SchemaMismatch, TransactionConflict
 
 
 @contextlib.asynccontextmanager
@@ -84,9 +84,9 @@ async def test_of_two_processes_one_adopts(
 
 @contextlib.contextmanager
 def doing_at(
-    engine: AsyncEngine, words: str, action: Callable[[object], Awaitable[None]]
+    engine: AsyncEngine, words: str, action: Callable[[Any], Awaitable[None]]
 ) -> Iterator[None]:
-    """Await *action* before each statement that begins with *words*."""
+    """Await *action*, given the driver's connection, before statements that begin with *words*."""
 
     def act(connection: Any, _: object, statement: str, *__: object) -> None:
         if statement.startswith(words):
@@ -134,6 +134,20 @@ async def test_a_failure_in_the_middle_leaves_all_as_it_was(
     assert await contents(empty_engine) == before
     assert (await adopt(empty_engine)).entries == 1
     await drain(database.create_session_factory(empty_engine))
+
+
+async def test_what_the_database_says_is_no_refusal(empty_engine: AsyncEngine) -> None:
+    """Only what the driver cannot read is, and then it shows nothing of that."""
+    await fill(empty_engine)
+    before = await contents(empty_engine)
+
+    async def drop(driver: Any) -> None:
+        await driver.execute("DROP TABLE spotify_tokens")
+
+    with doing_at(empty_engine, "SELECT id, user_id", drop), pytest.raises(SchemaMismatch):
+        await adopt(empty_engine)
+
+    assert await contents(empty_engine) == before
 
 
 @only_postgresql

@@ -154,10 +154,13 @@ async def test_tables_of_another_schema_are_looked_at(empty_engine: AsyncEngine)
         "CREATE TABLE another.tracks (id VARCHAR PRIMARY KEY)",
         "CREATE TABLE mine (track_id VARCHAR REFERENCES another.tracks (id))",
     )
-    await adopt(empty_engine, dry_run=True)
-    await execute(
-        empty_engine, "CREATE TABLE another.mine (id VARCHAR CONSTRAINT of REFERENCES tracks (id))"
-    )
-
+    other = "CREATE TABLE another.mine (id VARCHAR CONSTRAINT of REFERENCES tracks (id))"
+    await execute(empty_engine, other)
     reason = "constraint of on table another.mine is built on its tables: drop that before"
     assert await refusal(empty_engine) == reason
+    await execute(empty_engine, "DROP TABLE another.mine")
+    before = await contents(empty_engine, ["mine"])
+
+    await adopt(empty_engine)
+
+    assert await contents(empty_engine, ["mine"]) == before

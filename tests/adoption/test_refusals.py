@@ -41,6 +41,17 @@ async def test_an_empty_database_is_refused(empty_engine: AsyncEngine) -> None:
     assert await refusal(empty_engine) == "it has no table of the original Zotify API"
 
 
+async def test_tables_with_our_names_are_not_ours_by_that(empty_engine: AsyncEngine) -> None:
+    """Without a revision they must be those of this version, as the metadata makes them."""
+    async with empty_engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    await execute(empty_engine, "ALTER TABLE tracks DROP COLUMN album")
+
+    assert await refusal(empty_engine) == (
+        "it has no table playlist_track_association, and so is not the original Zotify API's"
+    )
+
+
 async def test_a_table_of_the_original_alone_is_not_it(empty_engine: AsyncEngine) -> None:
     """Others have tracks, too."""
     await execute(empty_engine, TRACKS.format(id="VARCHAR", name="VARCHAR", key="id"))

@@ -65,6 +65,16 @@ async def test_no_log_shows_a_token(filled: AsyncEngine, caplog: pytest.LogCaptu
     assert [statement for statement in sent if CANARY in repr(statement)] == []
 
 
+async def test_no_token_is_copied_to_a_file(filled: AsyncEngine) -> None:
+    """The databases keep what is temporary in files that nobody overwrites."""
+    with statements_sent(filled) as sent:
+        await adopt(filled)
+
+    copies = [statement for statement, _ in sent if statement.startswith("CREATE TEMPORARY TABLE")]
+    assert len(copies) == 4
+    assert [copy for copy in copies if "token" in copy] == []
+
+
 async def test_no_error_shows_a_token(filled: AsyncEngine) -> None:
     """Not in its chain, nor in the local variables of its frames, whenever it comes."""
     for words in (
