@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.adoption.original import SQL, create_original, execute, insert, job, token
@@ -112,3 +115,25 @@ async def test_no_refusal_shows_a_token(filled: AsyncEngine, damage: SQL) -> Non
         await adopt(filled)
 
     assert [line for line in shown_with_locals(caught.value) if CANARY in line] == []
+
+
+@only_sqlite
+async def test_no_token_in_clear_is_left_in_the_file(filled: AsyncEngine) -> None:
+    """Also where SQLite does not overwrite by itself what is deleted; what is kept is there."""
+    is_sealed = encryption.keyring_of(filled.dialect) is not None
+    path = Path(str(filled.url.database))
+
+    @event.listens_for(filled.sync_engine, "connect")
+    def overwrite_nothing(connection: Any, _: object) -> None:
+        connection.cursor().execute("PRAGMA secure_delete = OFF")
+
+    await adopt(filled)
+    async with filled.connect() as connection:
+        as_before = await connection.exec_driver_sql("PRAGMA secure_delete")
+        assert as_before.scalar_one() == 0
+    await filled.dispose()
+
+    stored = b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+    assert sorted(set(re.findall(rb"BQD-canary-..", stored))) == (
+        [] if is_sealed else [b"BQD-canary-a2", b"BQD-canary-r2"]
+    )

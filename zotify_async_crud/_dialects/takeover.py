@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Select, literal_column, text
+from sqlalchemy import ColumnElement, Connection, Select, delete, literal_column, text
+from sqlalchemy import table as table_named
 
 
 class Takeover(Protocol):
@@ -28,6 +29,10 @@ class Takeover(Protocol):
 
         Foreign keys are left out, unless they are of tables in another schema.
         """
+        ...
+
+    def wipe(self, connection: Connection, table: str) -> None:
+        """Delete all rows of a table that will be dropped, so that no file has them any more."""
         ...
 
     def temporary_copy(
@@ -66,6 +71,9 @@ class _PostgreSQL:
     def dependents(self, connection: Connection, tables: Sequence[str]) -> list[str]:
         return list(connection.execute(_DEPENDING, {"tables": list(tables)}).scalars())
 
+    def wipe(self, connection: Connection, table: str) -> None:
+        """A table's files are deleted with it."""
+
     @contextlib.contextmanager
     def temporary_copy(
         self, connection: Connection, name: str, query: Select[Any]
@@ -86,6 +94,13 @@ class _SQLite:
         mention = re.compile(rf"\b({'|'.join(tables)})\b", re.IGNORECASE)
         programs = connection.execute(_PROGRAMS)
         return [f"{kind} {name}" for kind, name, sql in programs if mention.search(sql)]
+
+    def wipe(self, connection: Connection, table: str) -> None:
+        # https://www.sqlite.org/pragma.html#pragma_secure_delete
+        before = connection.exec_driver_sql("PRAGMA secure_delete").scalar_one()
+        connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        connection.execute(delete(table_named(table)))
+        connection.exec_driver_sql(f"PRAGMA secure_delete = {before}")
 
     @contextlib.contextmanager
     def temporary_copy(

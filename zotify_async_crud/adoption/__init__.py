@@ -72,11 +72,13 @@ async def _adopted(connection: AsyncConnection) -> AdoptionReport:
 
 
 def _is_ours(connection: Connection) -> bool:
-    is_ours = revision_of(connection) is not None or _is_unversioned(connection)
+    """Tell whether the tables are this library's, and nothing of the original's is among them."""
+    if revision_of(connection) is None and not _is_unversioned(connection):
+        return False
     tables = inspect(connection).get_table_names()
-    if is_ours and ASSOCIATION in tables and has_rows(connection, ASSOCIATION):
+    if ASSOCIATION in tables and has_rows(connection, ASSOCIATION):
         raise AdoptionRefused(f"it is half-migrated: {ASSOCIATION} has rows beside our tables")
-    return is_ours
+    return True
 
 
 def _is_unversioned(connection: Connection) -> bool:

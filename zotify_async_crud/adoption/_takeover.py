@@ -64,6 +64,7 @@ def _replaced(connection: Connection, columns: Mapping[str, frozenset[str]]) -> 
             for name, found in columns.items()
             if name != TOKENS  # a copy may be in a file
         }
+        takeover_for(connection).wipe(connection, TOKENS)
         for name in ORIGINALS:
             Table(name, MetaData()).drop(connection, checkfirst=False)
         Base.metadata.create_all(connection, checkfirst=False)
@@ -77,16 +78,17 @@ def _contents(
 ) -> Iterator[tuple[str, Types, Iterator[read.Values]]]:
     """Yield what goes into each table of ours; rows before those that refer to them."""
 
-    def rows(name: str, query: Select[Any] | None = None) -> Iterator[Row[Any]]:
-        return _stream(connection, name, select(copies[name]) if query is None else query)
+    def rows(name: str) -> Iterator[Row[Any]]:
+        return _stream(connection, name, select(copies[name]))
+
+    def entries(query: Select[Any]) -> Iterator[Row[Any]]:
+        return _stream(connection, ASSOCIATION, query)
 
     yield "download_jobs", read.JOB, read.jobs(rows("download_jobs"), ledger)
     yield "tracks", read.TRACK, read.tracks(rows("tracks"), ledger)
-    missing = rows(ASSOCIATION, _missing_tracks(copies))
-    yield "tracks", read.TRACK, read.missing_tracks(missing, ledger)
+    yield "tracks", read.TRACK, read.missing_tracks(entries(_missing_tracks(copies)), ledger)
     yield "playlists", read.PLAYLIST, read.playlists(rows("playlists"), ledger)
-    entries = rows(ASSOCIATION, _entries(copies))
-    yield "playlist_tracks", read.ENTRY, read.entries(entries, ledger)
+    yield "playlist_tracks", read.ENTRY, read.entries(entries(_entries(copies)), ledger)
 
 
 def _missing_tracks(copies: Copies) -> Select[Any]:
