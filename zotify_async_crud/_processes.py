@@ -56,8 +56,14 @@ async def end(process: Process, ended: asyncio.Future[Any], patience: float) -> 
     cast(StreamWriter, process.stdin).close()
     await asyncio.wait({ended}, timeout=patience)
     if not ended.done():
-        process.kill()
+        kill(process)
         await asyncio.wait({ended})
+
+
+def kill(process: Process) -> None:
+    """Kill a process, which may have ended just now."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 def _write(process: Process, data: bytes) -> None:
@@ -71,8 +77,9 @@ def what_to_do() -> dict[str, Any]:
     return order
 
 
-def obey_input(stop: Stop) -> None:
-    """From now on, call *stop* whenever this process is asked to stop, or its parent has ended."""
+@contextlib.contextmanager
+def obeying_input(stop: Stop) -> Iterator[None]:
+    """Call *stop* whenever this process is asked to stop while the block runs, or left alone."""
     loop, request = asyncio.get_running_loop(), _Requests(stop)
 
     def read() -> None:
@@ -83,6 +90,7 @@ def obey_input(stop: Stop) -> None:
 
     # not by asyncio.to_thread, whose threads are waited for
     threading.Thread(target=read, daemon=True).start()
+    yield
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, Final, TypeVar
 
@@ -45,6 +46,15 @@ async def is_set_within(seconds: float | None, event: asyncio.Event) -> bool:
     finally:
         timer.cancel()
     return came
+
+
+@contextmanager
+def first_failure() -> Iterator[None]:
+    """Let out a task group's first failure by itself; the other tasks stopped because of it."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 async def ended(task: asyncio.Task[Any]) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from zotify_async_crud._tasks import first_failure
 from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.demo import _steps
 from zotify_async_crud.demo._database import Access, connected
-from zotify_async_crud.demo._downloads import Worker, first_failure, work_off
+from zotify_async_crud.demo._downloads import Worker, work_off
 from zotify_async_crud.demo._processes import Processes
 from zotify_async_crud.demo._reports import Downloads, Jobs, Reporter, Stage, Summary
 from zotify_async_crud.demo._token import keep_fresh

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -102,12 +100,3 @@ async def work_off(
             if rounds >= ROUNDS or not await _steps.retry_failed(access.sessions):
                 return
         await asyncio.wait({working}, timeout=_BETWEEN_LOOKS)
-
-
-@contextmanager
-def first_failure() -> Iterator[None]:
-    """Let out a task group's first failure by itself; the other tasks stopped because of it."""
-    try:
-        yield
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from zotify_async_crud import _processes
-from zotify_async_crud.demo._downloads import Worker, first_failure
+from zotify_async_crud._tasks import first_failure
+from zotify_async_crud.demo._downloads import Worker
 
 _PROGRAM: Final = ("-m", "zotify_async_crud.demo._worker")
 _PATIENCE: Final = 15.0

@@ -26,9 +26,9 @@ def main() -> None:
 async def _work(worker: Worker) -> None:
     engine = database.create_engine(worker.database_url)
     pool = worker.pool(database.create_session_factory(engine))
-    _processes.obey_input(pool.stop)
     try:
-        await pool.run()
+        with _processes.obeying_input(pool.stop):
+            await pool.run()
     finally:
         await engine.dispose()
 
