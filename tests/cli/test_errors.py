@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 from tests.cli.programs import environment, run
 from zotify_async_crud import cli
 
-FAILURE, USAGE = 1, 2
+FAILURE, USAGE, UNREACHABLE = 1, 2, 3
 
 NOBODY_LISTENS = "postgresql+asyncpg://127.0.0.1:1/zotify"
 
@@ -77,21 +77,23 @@ def test_a_malformed_export_is_told_with_its_place(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "code", "said"),
     [
-        (NOBODY_LISTENS, "the database is unavailable: "),
-        (f"{NOBODY_LISTENS}?password=s3cret", "the database is unavailable: "),
-        ("sqlite:///no/such/folder/zotify.db", "the database refuses access: No such file"),
-        ("sqlite:///notes.txt", "the database refuses access: file is not a database"),
-        ("mysql://user:s3cret@host/zotify", "'mysql' is not supported: use postgresql+asyncpg:// "),
-        ("zotify.db", "url: Input should be a database URL"),
-        ("", "url: Input should be a database URL"),
+        (NOBODY_LISTENS, UNREACHABLE, "the database is unavailable: "),
+        (f"{NOBODY_LISTENS}?password=s3cret", UNREACHABLE, "the database is unavailable: "),
+        ("sqlite:///no/folder/zotify.db", UNREACHABLE, "the database refuses access: No such file"),
+        ("sqlite:///notes.txt", UNREACHABLE, "the database refuses access: file is not a database"),
+        ("mysql://user:s3cret@host/zotify", FAILURE, "'mysql' is not supported: use postgresql+"),
+        ("zotify.db", FAILURE, "url: Input should be a database URL"),
+        ("", FAILURE, "url: Input should be a database URL"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_told(tmp_path: Path, url: str, said: str) -> None:
+def test_a_database_that_cannot_be_used_is_told(
+    tmp_path: Path, url: str, code: int, said: str
+) -> None:
     """At once, and without the password."""
     write(tmp_path / "notes.txt", b"These are notes, and not a database at all. " * 100)
-    message = complaint(tmp_path, "demo", "--database-url", url, code=FAILURE)
+    message = complaint(tmp_path, "demo", "--database-url", url, code=code)
     assert message.startswith(said)
     assert "s3cret" not in message
 
@@ -99,7 +101,7 @@ def test_a_database_that_cannot_be_used_is_told(tmp_path: Path, url: str, said: 
 def test_the_process_writes_nothing_but_that_line(tmp_path: Path) -> None:
     """SQLAlchemy logs, with tracebacks, what the line tells."""
     finished = run(tmp_path, "demo", "--database-url", NOBODY_LISTENS)
-    assert (finished.returncode, finished.stdout) == (FAILURE, "")
+    assert (finished.returncode, finished.stdout) == (UNREACHABLE, "")
     assert finished.stderr.startswith("zotify-async-crud: the database is unavailable: ")
     assert finished.stderr.count("\n") == 1
 
@@ -116,7 +118,7 @@ def test_a_database_that_does_not_exist_is_told(tmp_path: Path, postgresql_serve
     """The server answers, and has no such database."""
     url = make_url(postgresql_server).set(database="no_such_database")
     text = url.render_as_string(hide_password=False)
-    message = complaint(tmp_path, "demo", "--database-url", text, code=FAILURE)
+    message = complaint(tmp_path, "demo", "--database-url", text, code=UNREACHABLE)
     assert message.startswith("the database refuses access: ")
 
 

@@ -220,6 +220,9 @@ class _PostgreSQL:
         engine.update_execution_options(**{SCHEMA: schema})
         return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
+    def exists(self, url: URL) -> bool:
+        return True
+
     @property
     def notification(self) -> Executable:
         # a hint need not be on the disk before it is given

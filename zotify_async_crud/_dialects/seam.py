@@ -197,6 +197,10 @@ class Database(Protocol):
         """Return an engine set up the one way this library supports."""
         ...
 
+    def exists(self, url: URL) -> bool:
+        """Return whether to connect would find a database, and not make an empty one."""
+        ...
+
     @property
     def notification(self) -> Executable | None:
         """The statement that tells worker pools of other processes of jobs, if there is one."""

@@ -10,6 +10,7 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -176,6 +177,9 @@ class _SQLite:
         if "\0" in str(url.database):
             raise InvalidValue("url", "String should not contain NUL characters")
         return create_engine(url, options, read_only=read_only)
+
+    def exists(self, url: URL) -> bool:
+        return is_in_memory(url) or "uri" in url.query or Path(str(url.database)).exists()
 
     @property
     def notification(self) -> None:

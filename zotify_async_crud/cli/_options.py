@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeAlias
 
 from cyclopts import Parameter
 
 DATABASE_URL: Final = Parameter(
-    help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; missing tables are created.",
+    help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
     env_var="ZOTIFY_DATABASE_URL",
 )
+_SCHEMA: Final = Parameter(
+    help="The PostgreSQL schema with the tables.", env_var="ZOTIFY_DATABASE_SCHEMA"
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Target:
+    """The database that a command is about."""
+
+    database_url: Annotated[str, DATABASE_URL] = "sqlite:///zotify.db"
+    schema: Annotated[str | None, _SCHEMA] = None
+
+
+HERE: Final = Target()
+"""What commands are about by default."""
+
+AsJson: TypeAlias = Annotated[
+    bool, Parameter(name="--json", negative=(), help="Print one JSON document.")
+]
+Yes: TypeAlias = Annotated[bool, Parameter(name="--yes", negative=(), help="Do not ask.")]
