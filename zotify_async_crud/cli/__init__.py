@@ -9,7 +9,7 @@ from typing import Final
 
 from cyclopts import App, CycloptsError
 
-from zotify_async_crud.cli import _demo, _imports, _jobs, _queue, _schema, _tokens, _work
+from zotify_async_crud.cli import _demo, _imports, _jobs, _queue, _schema, _tokens, _watch, _work
 from zotify_async_crud.cli._output import PROGRAM, Declined, WrongUsage, complain
 from zotify_async_crud.errors import (
     AccessRefused,
@@ -53,6 +53,7 @@ app.command(_jobs.app)
 app.command(_queue.stats)
 app.command(_queue.app)
 app.command(_work.run_work, name="work")
+app.command(_watch.run_watch, name="watch")
 app.command(_tokens.app)
 app.register_install_completion_command()
 
