@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -33,9 +34,21 @@ print(json.dumps({"claimed": 3, "completed": 2, "failed": 1}))
 
 
 @pytest.fixture
-def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Order]:
-    """What processes are to do, where each is replaced at once."""
-    monkeypatch.setattr(_crew, "_PAUSES", lambda _: 0.0)
+def paused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replace processes at once; collect how many deaths in a row there were before each."""
+    deaths: list[int] = []
+
+    def pause(number: int) -> float:
+        deaths.append(number)
+        return 0.0
+
+    monkeypatch.setattr(_crew, "_PAUSES", pause)
+    return deaths
+
+
+@pytest.fixture
+def order(tmp_path: Path, paused: list[int]) -> Iterator[Order]:
+    """What processes are to do."""
     (tmp_path / "handlers.py").write_text(HANDLERS)
     with modules_of(tmp_path):
         yield Order("handlers:download", "sqlite:///zotify.db", None, 1, 60.0, 0.0, until_idle=True)
@@ -56,7 +69,10 @@ def logged(caplog: pytest.LogCaptureFixture, message: str) -> Callable[[], Await
 
 
 async def test_one_that_cannot_live_ends_all(
-    order: Order, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    order: Order,
+    paused: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """After some deaths in a row it is clear that another try is no use."""
     use_program(monkeypatch, DIES)
@@ -65,15 +81,17 @@ async def test_one_that_cannot_live_ends_all(
     fate = "worker process 1 ended with exit code 7"
     assert str(died.value) == f"{fate}, 5 times in a row soon after its start"
     assert caplog.messages == [fate] * 4
+    assert paused == [1, 2, 3, 4]
 
 
 async def test_deaths_after_a_life_do_not_add_up(
-    order: Order, monkeypatch: pytest.MonkeyPatch
+    order: Order, paused: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that kills its process now and then is no reason to give up."""
     use_program(monkeypatch, DIES_SIX_TIMES)
     monkeypatch.setattr(_crew, "_LONG", -1.0)
     assert await Crew(order, 1).run() == Counts(claimed=3, completed=2, failed=1)
+    assert paused == [1] * 6
 
 
 async def test_one_that_does_not_end_is_killed(
@@ -82,7 +100,7 @@ async def test_one_that_does_not_end_is_killed(
     """A second request is the last that is waited for, and nothing is started any more."""
     caplog.set_level(logging.INFO)
     use_program(monkeypatch, DOES_NOT_END)
-    crew = Crew(order, 2)
+    crew = Crew(dataclasses.replace(order, shutdown_timeout=3_600.0), 2)
     running = asyncio.create_task(crew.run())
     await until(logged(caplog, "worker process 2 started"))
     first = asyncio.create_task(crew.stop())
@@ -154,6 +172,7 @@ def test_the_log_shows_where_an_unknown_error_comes_from(
     with logging_to_stderr():
         for error in (LeaseLost("j", 1), ValueError("no route")):
             logging.getLogger().error("feeding: %s", error, exc_info=error)
+        logging.getLogger("sqlalchemy.pool").error("this is told by the error that it leads to")
     written = capsys.readouterr().err.splitlines()
     assert written[0].endswith(" feeding: attempt 1 at download job j lost its lease")
     assert written[1].endswith(" feeding: no route")

@@ -119,6 +119,14 @@ def test_what_an_import_raises_is_told_in_one_line(here: Path, content: str, sai
     assert message.count("(broken.py, line ") == 1
 
 
+def test_the_place_is_where_it_was_raised(here: Path) -> None:
+    """Which may be in another of somebody's modules."""
+    (here / "broken.py").write_text("import deeper")
+    (here / "deeper.py").write_text("\n\nraise ValueError('no token')")
+    said = "the import of broken failed: ValueError: no token (deeper.py, line 3)"
+    assert refusal("broken:download") == said
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.support.factories import (
     EPOCH,
@@ -15,7 +18,9 @@ from tests.support.factories import (
     create_job,
     database_now,
     set_columns,
+    statements_sent,
 )
+from tests.support.faults import is_sqlite
 from zotify_async_crud import crud
 from zotify_async_crud.cli._snapshots import (
     PERIODS,
@@ -109,6 +114,23 @@ async def test_what_was_completed_in_the_last_minute_is_counted_by_period(
     snapshot = await take_snapshot(sessions)
     assert snapshot.queue.completed_last_minute == sum(snapshot.completed) == 3
     assert snapshot.completed[-1] == 0
+
+
+async def test_jobs_that_were_completed_before_are_not_looked_at(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """There may be a million of them, and somebody watches every second."""
+    with statements_sent(engine) as sent:
+        await take_snapshot(sessions)
+    [(statement, parameters)] = [found for found in sent if "GROUP BY" in found[0]]
+    explain = "EXPLAIN QUERY PLAN" if is_sqlite(engine) else "EXPLAIN"
+    async with engine.connect() as connection:
+        if not is_sqlite(engine):  # an empty table is read whole, if that is allowed
+            await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+        lines = "\n".join(str(row) for row in plan)
+    assert "ix_download_jobs_finished" in lines
+    assert re.search(r"finished_at ?> ?(\?|\(statement)", lines)
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,22 @@ def test_a_narrow_terminal_leaves_out_columns() -> None:
     assert "zotify-async-crud  sqlit… 07:08:09 UTC" in lines
 
 
+@pytest.mark.parametrize(
+    ("width", "name"),
+    [(100, "Worker"), (70, "Progress"), (60, "Attempt"), (50, "For"), (40, "Lease")],
+)
+def test_a_column_is_there_from_some_width_on(width: int, name: str) -> None:
+    """The worker goes first, and the lease last."""
+    assert name in "\n".join(shown(snapshot(), width))
+    assert name not in "\n".join(shown(snapshot(), width - 1))
+
+
 @pytest.mark.parametrize("width", [1, 10, 38, 59, 80, 200])
-@pytest.mark.parametrize("height", [1, 3, 5, 8, 13, 50])
-def test_no_terminal_is_too_small(width: int, height: int) -> None:
+@pytest.mark.parametrize("height", [1, 3, 5, 8, 13, 28, 50])
+@pytest.mark.parametrize("in_progress", [1, 20])
+def test_no_terminal_is_too_small(width: int, height: int, in_progress: int) -> None:
     """Only what all should know may need more lines than there are; the terminal cuts it off."""
-    many = snapshot(running=(RUNNING,) * 20, failed=(FAILED,) * 20)
+    many = snapshot(running=(RUNNING,) * in_progress, failed=(FAILED,) * 20)
     facts = shown(snapshot(running=(), failed=()), width, height, fits=True)
     lines = shown(many, width, height, fits=True)
     assert len(lines) <= max(height, len(facts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import pty
@@ -17,13 +18,14 @@ import pytest
 
 from tests.cli.programs import PROGRAM, TIMEOUT, Running, environment, start
 from tests.cli.terminals import Terminal, terminal
-from tests.support.factories import Sessions, add_claimed, add_job
+from tests.support.factories import EPOCH, Sessions, add_claimed, add_job
 from tests.support.pools import Held, enqueue, running, until
 from tests.worker.proxy import proxy
-from zotify_async_crud import cli
-from zotify_async_crud.cli import _terminal
+from zotify_async_crud import cli, crud
+from zotify_async_crud.cli import _terminal, _watch
+from zotify_async_crud.cli._snapshots import Snapshot
 from zotify_async_crud.cli._terminal import obeying_keys
-from zotify_async_crud.schemas import DownloadJobStatus
+from zotify_async_crud.schemas import DownloadJobStatus, DownloadQueueStats
 from zotify_async_crud.worker import WorkerPool
 
 LEAVES = b"\x1b[?1049l"
@@ -134,6 +136,7 @@ async def test_a_key_comes_at_once_until_the_terminal_is_gone(
             assert await pressed.get() == "a"
             os.close(end)
             assert await pressed.get() == ""
+        assert not asyncio.get_running_loop().remove_reader(stdin), "it still waits for keys"
 
 
 def test_a_terminal_that_cannot_be_read_is_one_that_is_gone() -> None:
@@ -211,6 +214,26 @@ def test_it_ends_when_nobody_reads_any_more(
     assert process.wait(TIMEOUT) == 141
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_what_it_writes_can_be_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing stays in a buffer until there is more."""
+    nothing = DownloadQueueStats(0, 0, 0, 0, 0, None, paused=False)
+    for write in (_watch.write_lines, _watch.write_json):
+        pipe = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe))
+        write(Snapshot(EPOCH, nothing, (), (), ()))
+        assert pipe.getvalue().endswith(b"\n")
+
+
+async def test_it_waits_for_nobody(
+    url: str, sessions: Sessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while a transaction holds all that can be locked."""
+    async with sessions.begin() as db:
+        await crud.pause_download_queue(db)
+        assert await asyncio.to_thread(cli.main, ("watch", "--once", "--database-url", url)) == 0
+    assert capsys.readouterr().out.endswith(" paused=False\n")
 
 
 async def test_it_can_look_once(

@@ -55,7 +55,7 @@ async def run_watch(
         first = await take_snapshot(sessions)
         view = View(first, location(make_url(target.database_url)))
         if json or not console.is_terminal or console.is_dumb_terminal:
-            write: _Show = _write_json if json else _write_lines
+            write: _Show = write_json if json else write_lines
             write(first)
             if not once:
                 await _until_told(_watch(sessions, interval, write))
@@ -111,7 +111,8 @@ def _screen(console: Console, view: View) -> Iterator[_Show]:
         yield show
 
 
-def _write_lines(look: _Look) -> None:
+def write_lines(look: _Look) -> None:
+    """Write a line for the queue and for each job, or what went wrong."""
     if isinstance(look, DatabaseError):
         complain(str(look))
         return
@@ -120,7 +121,8 @@ def _write_lines(look: _Look) -> None:
     sys.stdout.flush()
 
 
-def _write_json(look: _Look) -> None:
+def write_json(look: _Look) -> None:
+    """Write a JSON document in a line, or what went wrong."""
     if isinstance(look, DatabaseError):
         complain(str(look))
         return

@@ -85,8 +85,8 @@ def logging_to_stderr() -> Iterator[None]:
     """Write what is logged to stderr while the block runs."""
     root, handler = logging.getLogger(), logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(process)d %(message)s"))
-    # it logs with a traceback what the pool tells in a line
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    # it logs with a traceback what the errors that follow from it tell in a line
+    handler.addFilter(lambda record: not record.name.startswith("sqlalchemy.pool"))
     before = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
