@@ -152,10 +152,10 @@ async def test_a_cancellation_is_told_as_one(empty_engine: AsyncEngine, change: 
         if statement.strip().startswith(change):
             upgrading.cancel()
 
-    outcome = await asyncio.gather(upgrading, return_exceptions=True)
+    (outcome,) = await asyncio.gather(upgrading, return_exceptions=True)
 
     event.remove(empty_engine.sync_engine, "before_cursor_execute", cancel)
-    assert outcome == [None] or isinstance(outcome[0], asyncio.CancelledError)
+    assert outcome is None or isinstance(outcome, asyncio.CancelledError)
     await migrations.upgrade(empty_engine)
     assert written(await description_of(empty_engine)) == recorded(empty_engine, HEAD)
 

@@ -13,6 +13,7 @@ from zotify_async_crud.cli import _demo, _imports, _jobs, _queue, _schema, _toke
 from zotify_async_crud.cli._output import PROGRAM, Declined, WrongUsage, complain
 from zotify_async_crud.errors import (
     AccessRefused,
+    AdoptionRefused,
     DatabaseUnavailable,
     SchemaMismatch,
     ZotifyCrudError,
@@ -29,6 +30,7 @@ _CODES: Final[dict[type[Exception], int]] = {
     DatabaseUnavailable: UNREACHABLE,
     AccessRefused: UNREACHABLE,
     SchemaMismatch: SCHEMA,
+    AdoptionRefused: SCHEMA,
     ZotifyCrudError: FAILURE,
 }
 
@@ -39,14 +41,15 @@ def _version() -> str:
 
 app = App(
     name=PROGRAM,
-    help="The data layer of the Zotify API: playlists, a queue of downloads and a token.",
-    help_epilogue="Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the database cannot be reached,"
-    " 4 its tables are missing or of another version, 130 interrupted.",
+    help="The data layer of the Zotify API: playlists, a queue of downloads and a token.\n\n"
+    "Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the database cannot be reached, 4 its tables"
+    " are missing or of another version, 130 interrupted.",
     version=_version,
     suppress_keyboard_interrupt=False,  # it goes to __main__, which has more to say
 )
 app.command(_demo.run_demo, name="demo")
 app.command(_schema.migrate)
+app.command(_schema.adopt)
 app.command(_imports.run_import, name="import")
 app.command(_jobs.enqueue)
 app.command(_jobs.app)

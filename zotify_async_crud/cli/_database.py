@@ -26,15 +26,26 @@ async def opened(target: Target, **options: Any) -> AsyncIterator[AsyncEngine]:
 
 
 @contextlib.asynccontextmanager
+async def existing(target: Target, **options: Any) -> AsyncIterator[AsyncEngine]:
+    """Yield an engine on a database that is there, whatever is in it.
+
+    Raises:
+        SchemaMismatch: There is no such file.
+    """
+    async with opened(target, **options) as engine:
+        if not database_for(engine.dialect).exists(engine.url):
+            raise SchemaMismatch("there is no such file: run `zotify-async-crud migrate`")
+        yield engine
+
+
+@contextlib.asynccontextmanager
 async def checked(target: Target, **options: Any) -> AsyncIterator[Sessions]:
     """Yield sessions on a database that is there, with the tables of this version.
 
     Raises:
         SchemaMismatch: It is not.
     """
-    async with opened(target, **options) as engine:
-        if not database_for(engine.dialect).exists(engine.url):
-            raise SchemaMismatch("there is no such file: run `zotify-async-crud migrate`")
+    async with existing(target, **options) as engine:
         await migrations.check_schema(engine)
         yield database.create_session_factory(engine)
 

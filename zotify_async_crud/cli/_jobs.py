@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Final
 
@@ -27,7 +27,8 @@ _PRUNED_AT_ONCE: Final = 1_000
 _AGE: Final = re.compile(r"(\d{1,9})([smhdw])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
-_TRACKS: Final = Parameter(help="Spotify ids of tracks; - reads them from stdin, one on each line.")
+_TRACKS: Final = Parameter(help="Spotify ids of tracks.", negative=())
+_STDIN: Final = Parameter(help="Read ids of tracks from stdin, too, one on each line.", negative=())
 _PRIORITY: Final = Parameter(help="Higher goes first.")
 _MAX_ATTEMPTS: Final = Parameter(help="How often a job is tried at most.")
 _UNIQUE: Final = Parameter(
@@ -54,16 +55,18 @@ _NONE: Final = Wishes()
 
 
 async def enqueue(
-    track_ids: Annotated[list[str], _TRACKS],
+    track_ids: Annotated[list[str] | None, _TRACKS] = None,
     /,
     *,
+    stdin: Annotated[bool, _STDIN] = False,
     wishes: Wishes = _NONE,
     target: Target = HERE,
     json: AsJson = False,
 ) -> None:
     """Put downloads into the queue, and print the ids of their jobs, one on each line."""
-    alike = asdict(wishes)
-    jobs = [schemas.DownloadJobCreate(track_id=id_, **alike) for id_ in _given(track_ids)]
+    alike, piped = asdict(wishes), (line.strip() for line in sys.stdin) if stdin else ()
+    ids = [*(track_ids or ()), *filter(None, piped)]
+    jobs = [schemas.DownloadJobCreate(track_id=track_id, **alike) for track_id in ids]
     async with transaction(target) as db:
         job_ids = await crud.create_download_jobs(db, jobs)
     if json:
@@ -71,14 +74,6 @@ async def enqueue(
         return
     for job_id in job_ids:
         say(job_id)
-
-
-def _given(track_ids: Sequence[str]) -> Iterator[str]:
-    for track_id in track_ids:
-        if track_id == "-":
-            yield from filter(None, map(str.strip, sys.stdin))
-        else:
-            yield track_id
 
 
 @app.command(name="list")
@@ -143,7 +138,8 @@ async def cancel_jobs(
         show_json(jobs)
         return
     for job in jobs:
-        asked = ", and its worker is asked to stop" if job.cancel_requested else ""
+        running = job.status is DownloadJobStatus.IN_PROGRESS
+        asked = ", and its worker is asked to stop" if running else ""
         say(f"{job.job_id} is {job.status.replace('_', ' ')}{asked}")
 
 
