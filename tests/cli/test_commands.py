@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.adoption.original import create_original, insert, job
-from tests.cli.programs import PROGRAM, environment, run
+from tests.cli.programs import PROGRAM, environment, run, small_export
 from tests.cli.test_errors import NOBODY_LISTENS, complaint
 from tests.support.secrets import KEYRING, KEYS
 from zotify_async_crud import cli, crud, database, migrations
@@ -259,7 +259,17 @@ def test_what_an_adoption_mended_is_told(
     shell.do(create_original)
     shell.do(lambda engine: insert(engine, "download_jobs", job(progress=7.0)))
     assert cli.main(["adopt", "--database-url", empty_url]) == 0
-    assert "progress" in capsys.readouterr().err.splitlines()[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "progress" in line]
+
+
+def test_an_import_can_be_read_by_a_script(empty_shell: Shell, tmp_path: Path) -> None:
+    """One document on stdout, and a new database gets its tables."""
+    export = str(small_export(tmp_path))
+    assert empty_shell.json("import", export, "--dry-run")["dry_run"] is True
+    done = empty_shell.json("import", export)
+    assert done["dry_run"] is False
+    assert done["tracks_created"] > 0
 
 
 @pytest.mark.parametrize("arguments", [*COMMANDS.values(), *CHANGING.values()], ids=" ".join)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.support.factories import EPOCH, EXPIRES_AT, Sessions, add_token, database_now
 from tests.support.secrets import KEYRING, shown_with_locals
-from zotify_async_crud import _transactions, crud, database, migrations, token_refresh
+from zotify_async_crud import _transactions, crud, database, token_refresh
 from zotify_async_crud._statements.spotify_tokens import Lease
 from zotify_async_crud.crud import _token_leases as leases
 from zotify_async_crud.encryption import TokenInClear
@@ -27,7 +27,7 @@ from zotify_async_crud.errors import (
     SchemaMismatch,
     TokenRefreshFailed,
 )
-from zotify_async_crud.models import SpotifyToken
+from zotify_async_crud.models import Base, SpotifyToken
 from zotify_async_crud.token_refresh import get_valid_spotify_token
 
 CALLERS: Final = 50
@@ -672,8 +672,8 @@ async def test_a_missing_table_is_told_as_such(sessions: Sessions, endpoint: End
         with pytest.raises(SchemaMismatch):
             await get_valid_spotify_token(sessions, endpoint)
     finally:
-        engine = sessions.kw["bind"]
-        await migrations.upgrade(engine)
+        async with sessions.begin() as db:
+            await (await db.connection()).run_sync(Base.metadata.create_all)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from tests.support.factories import Sessions, all_rows
 from tests.support.schema import description_of
 from zotify_async_crud import crud, database, errors, migrations
+from zotify_async_crud._dialects import database_for
 from zotify_async_crud.models import Base
 
 Change = Callable[[AsyncEngine], Awaitable[None]]
@@ -230,4 +231,20 @@ async def test_rows_that_refer_to_nothing_are_no_reason_unless_they_are_new(
     await migrations.upgrade(engine)
 
     await migrations.check_schema(engine)
+    await engine.dispose()
+
+
+async def test_a_change_that_leaves_rows_behind_is_refused(tmp_path: Path) -> None:
+    """Foreign keys are off on SQLite while the schema changes, and checked before the commit."""
+    engine = database.create_engine(f"sqlite:///{tmp_path / 'zotify.db'}")
+    await migrations.upgrade(engine)
+    with pytest.raises(errors.ConstraintViolated, match="playlist_tracks refer to none of"):
+        async with database_for(engine.dialect).changing_schema(engine) as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO playlist_tracks (playlist_id, position, track_id) VALUES (1, 1, 1)"
+                )
+            )
+    async with engine.connect() as connection:
+        assert not await connection.scalar(text("SELECT count(*) FROM playlist_tracks"))
     await engine.dispose()
