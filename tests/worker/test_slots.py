@@ -36,6 +36,16 @@ def test_a_cancellation_of_a_job_that_is_over_changes_nothing() -> None:
     assert not slots.changed.is_set()
 
 
+def test_a_lost_lease_of_a_job_that_is_over_changes_nothing() -> None:
+    """Its end may be on the way while the renewal that tells of it is."""
+    slots = Slots(_never_called, 1, ExponentialBackoff(), None)
+
+    slots.renewed(Renewal(renewed=[], lost=[CLAIM], cancel_requested=[]))
+
+    assert slots.is_idle
+    assert slots.counts.lost == 0
+
+
 async def test_a_handler_that_never_waits_makes_room_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
