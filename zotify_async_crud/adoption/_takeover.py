@@ -103,7 +103,9 @@ def _entries(copies: Copies) -> Select[Any]:
     entries, playlists = copies[ASSOCIATION], copies["playlists"]
     known = entries.outerjoin(playlists, entries.c.playlist_id == playlists.c.id)
     columns = (entries.c.playlist_id, entries.c.track_id, playlists.c.id.label("playlist"))
-    return select(*columns).select_from(known).order_by(entries.c.playlist_id, entries.c[_PLACE])
+    found: Any = select(*columns).select_from(known)
+    ordered: Select[Any] = found.order_by(entries.c.playlist_id, entries.c[_PLACE])
+    return ordered
 
 
 @contextlib.contextmanager
