@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json as jsons
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, Final, TypeAlias
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from pydantic_core import to_json
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.live import Live
 from sqlalchemy import make_url
@@ -58,27 +60,29 @@ async def run_watch(
             write: _Show = write_json if json else write_lines
             write(first)
             if not once:
-                await _until_told(_watch(sessions, interval, write))
+                await _until_told(_watch(sessions, interval, contextlib.nullcontext(write)))
         elif once:
             console.print(view)
         else:
-            with _screen(console, view) as show:
-                await _until_told(_watch(sessions, interval, show), obeys_keys=True)
+            await _until_told(_watch(sessions, interval, _screen(console, view)), obeys_keys=True)
 
 
-async def _watch(sessions: Sessions, interval: float, show: _Show) -> None:
-    while True:
-        await asyncio.sleep(interval)
-        try:
-            look: _Look = await take_snapshot(sessions)
-        except DatabaseError as error:
-            look = error
-        show(look)
+async def _watch(
+    sessions: Sessions, interval: float, showing: AbstractContextManager[_Show]
+) -> None:
+    with showing as show:
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                look: _Look = await take_snapshot(sessions)
+            except DatabaseError as error:
+                look = error
+            show(look)
 
 
 async def _until_told(watching: Coroutine[Any, Any, None], *, obeys_keys: bool = False) -> None:
-    """Watch until a signal comes, or a key that means the same."""
-    task = asyncio.create_task(watching)
+    """Watch until a signal comes, or a key that means the same; both count from the beginning."""
+    task = asyncio.create_task(watching)  # it begins below
 
     async def stop() -> None:
         task.cancel()
@@ -126,6 +130,6 @@ def write_json(look: _Look) -> None:
     if isinstance(look, DatabaseError):
         complain(str(look))
         return
-    document = to_json(look, timedelta_mode="float")
-    sys.stdout.write(f"{document.decode()}\n")
+    document = to_jsonable_python(look, timedelta_mode="float")
+    sys.stdout.write(f"{jsons.dumps(document)}\n")
     sys.stdout.flush()
