@@ -57,7 +57,7 @@ from zotify_async_crud.errors import (
     TokenRefreshFailed,
     ZotifyCrudError,
 )
-from zotify_async_crud.models import SpotifyToken
+from zotify_async_crud.models import Base, SpotifyToken
 from zotify_async_crud.token_refresh import Refresh, get_valid_spotify_token
 
 KEY, NEXT_KEY, UNKNOWN_KEY = KEYS
@@ -207,8 +207,10 @@ class Stage:
         event.listen(self.engine.sync_engine, "before_cursor_execute", keep_bound)
 
     async def reset(self) -> None:
-        """Let the tables be as they are at first."""
-        await migrations.downgrade(self.engine, "base")
+        """Let the tables be as they are at first, whichever of them was lost."""
+        async with self.engine.begin() as connection:
+            await connection.run_sync(Base.metadata.drop_all)
+            await connection.execute(text(f"DROP TABLE IF EXISTS {migrations.VERSION_TABLE}"))
         await migrations.upgrade(self.engine)
 
     def seen(self) -> list[str]:
