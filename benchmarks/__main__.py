@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from benchmarks import overhead, pickup, streaming
+from benchmarks import overhead, pickup, streaming, upgrade
 from benchmarks.databases import Databases, databases
 from benchmarks.playlists import sync
 from benchmarks.queue import backlog, drain, enqueue, idle, latency, single
@@ -26,6 +26,7 @@ SUBJECTS: Final[dict[str, Callable[[Databases, Report], Awaitable[None]]]] = {
     "latency": latency.run,
     "backlog": backlog.run,
     "idle": idle.run,
+    "upgrade": upgrade.run,
 }
 
 

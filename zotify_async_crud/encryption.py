@@ -13,13 +13,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Dialect, Engine, Text
+from sqlalchemy import ColumnElement, Dialect, Engine, Text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from zotify_async_crud._secrets import SecretValue
@@ -115,24 +118,52 @@ class TokenKeyring:
         raise TypeError("a key ring cannot be pickled")
 
 
-class StoredText(TypeDecorator[str]):
-    """A token's text as it is stored, which may be in clear and shows in no log."""
+class _Undecoded(FunctionElement[str]):
+    """A column whose text is decoded here: where it is no text, SQLite's driver would quote it."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[str]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(_Undecoded)
+def _plain(element: _Undecoded, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(_Undecoded, "sqlite")
+def _as_bytes(element: _Undecoded, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **kw)} AS BLOB)"
+
+
+class _TokenText(TypeDecorator[str]):
+    """What a token's column has, and no log or error shows."""
 
     impl = Text
     cache_ok = True
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else SecretValue(value)
+    def column_expression(self, column: ColumnElement[str]) -> ColumnElement[str]:
+        return _Undecoded(column)
+
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:
+        return None if value is None else SecretValue(_decoded(value))
 
 
-class SealedText(TypeDecorator[str]):
-    """Text that is encrypted by the engine's key ring, and never shows in logs or errors.
+class StoredText(_TokenText):
+    """A token's text as it is stored, which may be in clear."""
+
+    cache_ok = True
+
+
+class SealedText(_TokenText):
+    """Text that is encrypted by the engine's key ring.
 
     Without a key ring it is stored in clear. What is in clear is read with a ring too, and is
     encrypted when it is written again.
     """
 
-    impl = Text
     cache_ok = True
 
     def __init__(self, place: str) -> None:
@@ -145,13 +176,14 @@ class SealedText(TypeDecorator[str]):
             return None if value is None else SecretValue(value)
         return keyring.seal(value, self.place)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or not is_sealed(value):
-            return None if value is None else SecretValue(value)
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:
+        stored = super().process_result_value(value, dialect)
+        if stored is None or not is_sealed(stored):
+            return stored
         keyring = keyring_of(dialect)
         if keyring is None:
             raise LoginRequired(_NO_KEYRING)
-        return keyring.open(value, self.place)
+        return keyring.open(stored, self.place)
 
 
 _KEYRINGS: Final[WeakKeyDictionary[Dialect, TokenKeyring]] = WeakKeyDictionary()
@@ -189,6 +221,14 @@ def is_sealed(value: str) -> bool:
 def key_id(value: str) -> str | None:
     """Return the id of the key that sealed *value*, or None if that is in clear."""
     return _read(value)[len(_FORMAT) : _HEADER_BYTES].hex() if is_sealed(value) else None
+
+
+def _decoded(value: str | bytes) -> str:
+    try:
+        return value if isinstance(value, str) else value.decode()
+    except UnicodeDecodeError:
+        pass
+    raise LoginRequired(_UNREADABLE)
 
 
 def _written(data: bytes) -> str:

@@ -31,6 +31,7 @@ from tests.support.schema import description_of
 from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database, encryption, migrations, schemas
 from zotify_async_crud.adoption import AdoptionReport, adopt
+from zotify_async_crud.errors import AdoptionRefused
 from zotify_async_crud.models import Base
 
 JOBS: Final = [
@@ -293,6 +294,21 @@ async def test_an_engine_that_sqlalchemy_made_will_do(empty_url: str) -> None:
 
     assert report.jobs == {"pending": 2, "completed": 1, "failed": 1}
     await plain.dispose()
+
+
+@only_postgresql
+async def test_a_schema_in_which_nothing_is_to_be_adopted_is_not_made(url: str) -> None:
+    """Whoever has mistyped its name leaves nothing behind."""
+    engine = database.create_engine(url, schema="mistyped")
+
+    for dry_run in (True, False):
+        with pytest.raises(AdoptionRefused):
+            await adopt(engine, dry_run=dry_run)
+
+    async with engine.connect() as connection:
+        found = await connection.scalar(text("SELECT to_regnamespace('mistyped')"))
+    assert found is None
+    await engine.dispose()
 
 
 @only_postgresql

@@ -24,6 +24,7 @@ from zotify_async_crud.schemas import DownloadJobStatus
 
 PROGRAM: Final = (sys.executable, "-m", "zotify_async_crud")
 TIMEOUT: Final = 120.0
+CTRL_C: Final = "\x03"
 
 # what would change where the program works, or how its output looks
 _FOREIGN: Final = {
@@ -89,11 +90,11 @@ def _interruptible() -> Iterator[None]:
 
 
 def run_on_terminal(
-    folder: Path, *arguments: str, interrupt_at: str | None = None, **variables: str
+    folder: Path, *arguments: str, press: str = CTRL_C, at: str | None = None, **variables: str
 ) -> tuple[int, str]:
     """Run the program on a terminal of its own; return its exit code and what it drew there.
 
-    Press Ctrl-C there as soon as it has drawn what fits *interrupt_at*.
+    *press* these keys there as soon as it has drawn what fits *at*.
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -110,9 +111,9 @@ def run_on_terminal(
     with contextlib.suppress(OSError):  # EIO is how Linux tells that the other end is closed
         while chunk := os.read(ours, 65_536):
             drawn += chunk
-            if interrupt_at and re.search(interrupt_at, drawn.decode(errors="replace")):
-                os.write(ours, b"\x03")
-                interrupt_at = None
+            if at and re.search(at, drawn.decode(errors="replace")):
+                os.write(ours, press.encode())
+                at = None
     os.close(ours)
     return process.wait(TIMEOUT), drawn.decode()
 

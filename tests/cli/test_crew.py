@@ -15,6 +15,7 @@ from tests.support.pools import PATIENCE, until
 from zotify_async_crud import cli
 from zotify_async_crud.cli import _crew
 from zotify_async_crud.cli._crew import Crew, CrewDied
+from zotify_async_crud.cli._options import Target
 from zotify_async_crud.cli._worker import Order, logging_to_stderr
 from zotify_async_crud.errors import LeaseLost
 from zotify_async_crud.worker import Counts
@@ -51,7 +52,14 @@ def order(tmp_path: Path, paused: list[int]) -> Iterator[Order]:
     """What processes are to do."""
     (tmp_path / "handlers.py").write_text(HANDLERS)
     with modules_of(tmp_path):
-        yield Order("handlers:download", "sqlite:///zotify.db", None, 1, 60.0, 0.0, until_idle=True)
+        yield Order(
+            handler="handlers:download",
+            target=Target("sqlite:///zotify.db"),
+            concurrency=1,
+            lease=60.0,
+            shutdown_timeout=0.0,
+            until_idle=True,
+        )
 
 
 def use_program(monkeypatch: pytest.MonkeyPatch, program: str) -> None:

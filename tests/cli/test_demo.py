@@ -179,4 +179,4 @@ def test_a_reader_that_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(TIMEOUT) == 1
+    assert process.wait(TIMEOUT) == 141

@@ -39,7 +39,7 @@ async def test_ctrl_c_stops_all_processes(tmp_path: Path) -> None:
     """They give back what they have, and nothing of theirs is drawn."""
     export = small_export(tmp_path, 400)
     arguments = ("demo", "--export", str(export), "--processes", "2", "--workers", "1")
-    code, drawn = run_on_terminal(tmp_path, *arguments, interrupt_at=r"Download.* [1-9]\d*/400")
+    code, drawn = run_on_terminal(tmp_path, *arguments, at=r"Download.* [1-9]\d*/400")
     assert code == 130
     assert drawn.rstrip().endswith("Interrupted: run the same command again to go on")
     assert "Traceback" not in drawn

@@ -1,7 +1,9 @@
-"""The commands about the token's keys, in processes of their own."""
+"""The commands about the token and its keys, these in processes of their own."""
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 from pathlib import Path
 from typing import Final
 
@@ -9,8 +11,10 @@ import pytest
 from sqlalchemy import text
 
 from tests.cli.programs import run
-from tests.support.factories import Sessions, add_token
+from tests.cli.shell import Shell
+from tests.support.factories import EXPIRES_AT, Sessions, add_token
 from tests.support.secrets import KEYRING, KEYS
+from zotify_async_crud import database
 from zotify_async_crud.encryption import TokenKeyring, key_id
 
 OLD, NEW, OTHER = KEYS
@@ -126,3 +130,71 @@ async def test_a_token_under_an_unknown_key_is_told_in_one_line(
         " the stored token is encrypted by a key that is not in the key ring\n"
     )
     assert await _key_ids(sessions) == {KEYRING.current_id}
+
+
+async def test_a_rotation_is_told_to_a_script(url: str, sessions: Sessions, tmp_path: Path) -> None:
+    """Whether there was anything to do."""
+    await add_token(sessions)
+    command = ("token", "rotate-keys", "--json", "--database-url", url)
+
+    done = run(tmp_path, *command, ZOTIFY_TOKEN_KEYS=f"{NEW} {OLD}")
+
+    assert json.loads(done.stdout) == {"rotated": True, "key_id": NEW_RING.current_id}
+
+
+SECRETS: Final = ("access", "refresh")
+FACTS: Final = {"expires_at", "scope", "token_type", "updated_at", "retry_at", "failure"}
+
+
+def add(shell: Shell) -> None:
+    """Log in, under the first of the tests' keys."""
+    shell.do(lambda engine: add_token(database.create_session_factory(engine)))
+
+
+def test_a_token_is_told_and_deleted(shell: Shell) -> None:
+    """With all that is known of it but itself."""
+    assert shell.json("token", "status") == {"logged_in": False}
+    add(shell)
+    found = shell.json("token", "status")
+    assert found["logged_in"] is True
+    assert (found["encrypted_by"], found["in_clear"]) == ([KEYRING.current_id], False)
+    assert (found["needs_login"], found["failures"], found["problem"]) == (False, 0, None)
+    assert dt.datetime.fromisoformat(found["expires_at"]) == EXPIRES_AT
+    assert found.keys() > FACTS
+    text = shell.run("token", "status")
+    assert "2031-02-03 04:05:06 UTC" in text
+    assert not [secret for secret in SECRETS if f"{secret}-" in text]
+    assert shell.run("token", "delete", "--yes") == "Nobody is logged in\n"
+    assert shell.json("token", "delete", "--yes") == {"logged_in": False}
+    assert "Logged in │ no" in shell.run("token", "status")
+
+
+def test_a_token_that_cannot_be_decrypted_is_told(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the key that would do it."""
+    add(shell)
+    monkeypatch.setenv("ZOTIFY_TOKEN_KEYS", OTHER)
+    found = shell.json("token", "status")
+    assert found["problem"] == (
+        "the stored token is encrypted by a key that is not in the key ring"
+    )
+    assert (found["encrypted_by"], found["expires_at"]) == ([KEYRING.current_id], None)
+
+
+def test_a_token_that_was_changed_is_told(shell: Shell) -> None:
+    """Nobody can say any more which key it was."""
+    add(shell)
+    shell.execute("UPDATE spotify_tokens SET access_token = access_token || 'x'")
+    found = shell.json("token", "status")
+    assert found["problem"] == "the stored token was changed, and cannot be decrypted"
+    assert (found["encrypted_by"], found["in_clear"]) == ([], False)
+
+
+def test_a_token_in_clear_is_told(shell: Shell) -> None:
+    """Also where only one of the two parts is."""
+    add(shell)
+    shell.execute("UPDATE spotify_tokens SET access_token = 'access-1'")
+    found = shell.json("token", "status")
+    assert (found["encrypted_by"], found["in_clear"]) == ([KEYRING.current_id], True)
+    assert found["problem"] is None

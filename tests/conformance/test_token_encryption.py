@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tests.support.factories import Sessions, add_token, token_data
+from tests.support.faults import only_sqlite
 from tests.support.secrets import KEYRING, KEYS
 from tests.unit.test_encryption import edited
 from zotify_async_crud import crud, database, encryption, models
@@ -115,6 +117,27 @@ async def test_a_tampered_column_is_never_a_wrong_token(sessions: Sessions) -> N
             await _token(sessions)
     await _overwrite(sessions, **stored)
     assert await _token(sessions) == ("access-1", "refresh-1")
+
+
+@only_sqlite
+@pytest.mark.parametrize("column", COLUMNS)
+async def test_what_is_no_text_is_told_by_no_error_and_no_log(
+    sessions: Sessions, column: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite keeps any bytes as text, and its driver's error quotes those that it cannot decode."""
+    caplog.set_level(logging.DEBUG)
+    await add_token(sessions)
+    async with sessions.begin() as db:
+        damaged = "CAST(x'ff63616e617279' AS TEXT)"  # what ends with "canary"
+        await db.execute(text(f"UPDATE spotify_tokens SET {column} = {damaged}"))
+    with pytest.raises(LoginRequired) as caught:
+        await _token(sessions)
+    assert caught.value.reason == "the stored token was changed, and cannot be decrypted"
+    told = [str(caught.value), repr(caught.value), caplog.text]
+    assert not [each for each in told if "canary" in each]
+    async with sessions.begin() as db:
+        with pytest.raises(LoginRequired):
+            await crud.rotate_token_keys(db)
 
 
 async def test_a_ring_without_the_key_reads_nothing(sessions: Sessions, url: str) -> None:

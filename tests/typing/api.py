@@ -9,6 +9,7 @@ from typing import assert_type
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from zotify_async_crud import (
+    adoption,
     crud,
     database,
     encryption,
@@ -26,6 +27,7 @@ def set_up() -> async_sessionmaker[AsyncSession]:
     engine = database.create_engine("sqlite:///zotify.db", echo=True)
     assert_type(engine, AsyncEngine)
     assert_type(database.create_engine("postgresql://u@h/db", pgbouncer=True), AsyncEngine)
+    assert_type(database.create_engine("postgresql://u@h/db", schema="zotify"), AsyncEngine)
     assert_type(database.create_engine("sqlite:///zotify.db", read_only=True), AsyncEngine)
     return database.create_session_factory(engine)
 
@@ -34,6 +36,13 @@ async def change_schema(engine: AsyncEngine) -> None:
     """The schema."""
     assert_type(await migrations.upgrade(engine), None)
     assert_type(await migrations.downgrade(engine, "base"), None)
+    assert_type(await migrations.current_revision(engine), str | None)
+    assert_type(await migrations.check_schema(engine), None)
+    assert_type(migrations.newest_revision(), str)
+    assert_type(migrations.is_not_ours("users", "table", {}), bool)
+    report = await adoption.adopt(engine, dry_run=True)
+    assert_type(report, adoption.AdoptionReport)
+    assert_type(report.nothing_to_do, bool)
 
 
 async def use_the_queue(db: AsyncSession) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from inspect import signature
 from typing import Any, Final
@@ -41,7 +41,9 @@ from sqlalchemy.sql import Executable
 from sqlalchemy.types import TypeEngine
 
 from zotify_async_crud._dialects.connections import dedicated
+from zotify_async_crud._dialects.diagnosis import Check
 from zotify_async_crud._dialects.joined import joined
+from zotify_async_crud._dialects.postgresql_diagnosis import checks
 from zotify_async_crud._dialects.postgresql_schema import (
     build_index,
     changing_schema,
@@ -222,6 +224,9 @@ class _PostgreSQL:
 
     def exists(self, url: URL) -> bool:
         return True
+
+    def checks(self, tables: Collection[str], *, pgbouncer: bool) -> Mapping[str, Check]:
+        return checks(tables, pgbouncer=pgbouncer)
 
     @property
     def notification(self) -> Executable:

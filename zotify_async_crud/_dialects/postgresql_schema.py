@@ -31,11 +31,14 @@ async def changing_schema(engine: AsyncEngine, *, in_steps: bool) -> AsyncIterat
         # also where the engine commits each statement, or its transactions are serializable
         connection = await unprepared.execution_options(isolation_level="READ COMMITTED")
         event.listen(connection.sync_connection, "begin", _hurry)
-        await _create_schema(connection, engine.get_execution_options().get(SCHEMA))
+        schema = engine.get_execution_options().get(SCHEMA)
         if in_steps:
+            async with connection.begin():
+                await _create_schema(connection, schema)
             yield connection
         else:
             async with connection.begin():
+                await _create_schema(connection, schema)
                 yield connection
 
 
@@ -66,9 +69,8 @@ async def _create_schema(connection: AsyncConnection, schema: str | None) -> Non
     """Create *schema* if it is missing; to create one that exists takes a permission, too."""
     if schema is None:
         return
-    async with connection.begin():
-        if not await connection.run_sync(lambda sync: inspect(sync).has_schema(schema)):
-            await connection.execute(CreateSchema(schema))
+    if not await connection.run_sync(lambda sync: inspect(sync).has_schema(schema)):
+        await connection.execute(CreateSchema(schema))
 
 
 def build_index(connection: Connection, index: Index) -> None:

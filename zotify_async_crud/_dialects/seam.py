@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -26,6 +26,7 @@ from sqlalchemy.sql import Executable
 from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.types import TypeEngine
 
+from zotify_async_crud._dialects.diagnosis import Check
 from zotify_async_crud.errors import DatabaseError
 
 MOST_AT_ONCE: Final = 1_000
@@ -199,6 +200,13 @@ class Database(Protocol):
 
     def exists(self, url: URL) -> bool:
         """Return whether to connect would find a database, and not make an empty one."""
+        ...
+
+    def checks(self, tables: Collection[str], *, pgbouncer: bool) -> Mapping[str, Check]:
+        """Return what shows by its name whether a database can be used, and the *tables* in it.
+
+        *pgbouncer* is what the engine was made with that they will look at.
+        """
         ...
 
     @property

@@ -8,7 +8,7 @@ import json
 import random
 import sqlite3
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +41,9 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects.connections import dedicated
+from zotify_async_crud._dialects.diagnosis import Check
 from zotify_async_crud._dialects.seam import Columns, Listed, Queue, Types
+from zotify_async_crud._dialects.sqlite_diagnosis import checks
 from zotify_async_crud._dialects.sqlite_engine import create_engine, is_in_memory
 from zotify_async_crud._dialects.sqlite_schema import changing_schema
 from zotify_async_crud.errors import (
@@ -179,7 +181,16 @@ class _SQLite:
         return create_engine(url, options, read_only=read_only)
 
     def exists(self, url: URL) -> bool:
-        return is_in_memory(url) or "uri" in url.query or Path(str(url.database)).exists()
+        if is_in_memory(url) or "uri" in url.query:
+            return True
+        try:
+            Path(str(url.database)).stat()
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError)  # to connect tells what is wrong
+        return True
+
+    def checks(self, tables: Collection[str], *, pgbouncer: bool) -> Mapping[str, Check]:
+        return checks()
 
     @property
     def notification(self) -> None:

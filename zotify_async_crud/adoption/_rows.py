@@ -24,7 +24,7 @@ from zotify_async_crud._statements import _given as given
 from zotify_async_crud.adoption._ledger import Ledger, shown
 from zotify_async_crud.adoption._original import ASSOCIATION
 from zotify_async_crud.crud._diff import GAP
-from zotify_async_crud.errors import AdoptionRefused, DatabaseError, InvalidValue
+from zotify_async_crud.errors import AdoptionRefused, DatabaseError, InvalidValue, LoginRequired
 from zotify_async_crud.schemas import FINISHED, JOB_ID_MAX_LENGTH, DownloadJobStatus
 
 T = TypeVar("T")
@@ -51,6 +51,7 @@ _JOB_ID: Final[_Ids] = TypeAdapter(Annotated[schemas.Id, Field(max_length=JOB_ID
 _INSTANT: Final[TypeAdapter[dt.datetime]] = TypeAdapter(schemas.Instant)
 
 # as the driver gives those of PostgreSQL
+_NO_TEXT: Final = "what cannot be read, such as a text that is not UTF-8"
 _INFINITE: Final = frozenset({dt.datetime.min, dt.datetime.max})  # noqa: DTZ901 - without a zone
 
 
@@ -64,10 +65,12 @@ def fetched(table: str, fetch: Callable[[], T]) -> T:
         return fetch()
     except OverflowError:
         problem = "a datetime that is not between the years 1 and 9999"
+    except LoginRequired:  # a token's text
+        problem = _NO_TEXT
     except DBAPIError as error:
         if type(translate(error)) is not DatabaseError:  # it tells what is wrong
             raise
-        problem = "what cannot be read, such as a text that is not UTF-8"
+        problem = _NO_TEXT
     # outside the except block: the driver's error may show a part of a token
     raise AdoptionRefused(f"{table} holds {problem}")
 

@@ -9,8 +9,19 @@ from typing import Final
 
 from cyclopts import App, CycloptsError
 
-from zotify_async_crud.cli import _demo, _imports, _jobs, _queue, _schema, _tokens, _watch, _work
-from zotify_async_crud.cli._output import PROGRAM, Declined, WrongUsage, complain
+from zotify_async_crud.cli import (
+    _demo,
+    _doctor,
+    _imports,
+    _jobs,
+    _queue,
+    _schema,
+    _tokens,
+    _watch,
+    _work,
+)
+from zotify_async_crud.cli._input import Declined, WrongUsage
+from zotify_async_crud.cli._output import PROGRAM, complain
 from zotify_async_crud.errors import (
     AccessRefused,
     AdoptionRefused,
@@ -58,6 +69,7 @@ app.command(_queue.app)
 app.command(_work.run_work, name="work")
 app.command(_watch.run_watch, name="watch")
 app.command(_tokens.app)
+app.command(_doctor.doctor)
 app.register_install_completion_command()
 
 

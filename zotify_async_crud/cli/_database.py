@@ -12,13 +12,15 @@ from zotify_async_crud import database, migrations
 from zotify_async_crud._dialects import database_for
 from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.cli._options import Target
-from zotify_async_crud.errors import DatabaseUnavailable, SchemaMismatch
+from zotify_async_crud.errors import DatabaseUnavailable, OutcomeUnknown, SchemaMismatch
 
 
 @contextlib.asynccontextmanager
 async def opened(target: Target, **options: Any) -> AsyncIterator[AsyncEngine]:
     """Yield an engine, whatever is in the database; *options* are ``create_engine``'s."""
-    engine = database.create_engine(target.database_url, schema=target.schema, **options)
+    engine = database.create_engine(
+        target.database_url, schema=target.schema, pgbouncer=target.pgbouncer, **options
+    )
     try:
         yield engine
     finally:
@@ -27,23 +29,18 @@ async def opened(target: Target, **options: Any) -> AsyncIterator[AsyncEngine]:
 
 @contextlib.asynccontextmanager
 async def existing(target: Target, **options: Any) -> AsyncIterator[AsyncEngine]:
-    """Yield an engine on a database that is there, whatever is in it.
-
-    Raises:
-        SchemaMismatch: There is no such file.
-    """
+    """Yield an engine on a database that is there, as ``check_exists`` has it."""
     async with opened(target, **options) as engine:
-        if not database_for(engine.dialect).exists(engine.url):
-            raise SchemaMismatch("there is no such file: run `zotify-async-crud migrate`")
+        check_exists(engine)
         yield engine
 
 
 @contextlib.asynccontextmanager
 async def checked(target: Target, **options: Any) -> AsyncIterator[Sessions]:
-    """Yield sessions on a database that is there, with the tables of this version.
+    """Yield sessions on a database with the tables of this version.
 
     Raises:
-        SchemaMismatch: It is not.
+        SchemaMismatch: It has not.
     """
     async with existing(target, **options) as engine:
         await migrations.check_schema(engine)
@@ -51,10 +48,19 @@ async def checked(target: Target, **options: Any) -> AsyncIterator[Sessions]:
 
 
 @contextlib.asynccontextmanager
-async def transaction(target: Target, **options: Any) -> AsyncIterator[AsyncSession]:
-    """Yield a session in one transaction on such a database."""
-    async with checked(target, **options) as sessions:
+async def reading(target: Target, **options: Any) -> AsyncIterator[AsyncSession]:
+    """Yield a session in one transaction that only reads, on such a database."""
+    async with checked(target, read_only=True, **options) as sessions:
         with database.translated_errors(lost=DatabaseUnavailable):
+            async with sessions.begin() as db:
+                yield db
+
+
+@contextlib.asynccontextmanager
+async def writing(target: Target, **options: Any) -> AsyncIterator[AsyncSession]:
+    """Yield a session in one transaction that is committed in the end, on such a database."""
+    async with checked(target, **options) as sessions:
+        with database.translated_errors(lost=OutcomeUnknown):
             async with sessions.begin() as db:
                 yield db
 
@@ -63,7 +69,30 @@ async def transaction(target: Target, **options: Any) -> AsyncIterator[AsyncSess
 async def prepared(target: Target) -> AsyncIterator[Sessions]:
     """Yield sessions on a database that gets its tables if it is new; an old one is no new one."""
     async with opened(target) as engine:
-        if await migrations.current_revision(engine) is None:
-            await migrations.upgrade(engine)
-        await migrations.check_schema(engine)
+        await check_if_made(engine)
+        await migrations.upgrade(engine)
         yield database.create_session_factory(engine)
+
+
+def check_exists(engine: AsyncEngine) -> None:
+    """Make sure that there is a database, so that connecting makes no file.
+
+    Raises:
+        SchemaMismatch: There is none.
+    """
+    if not _exists(engine):
+        raise SchemaMismatch("there is no such file: run `zotify-async-crud migrate`")
+
+
+async def check_if_made(engine: AsyncEngine) -> None:
+    """Make sure that the tables are those of this version, or that nobody has made any yet.
+
+    Raises:
+        SchemaMismatch: They are older or newer.
+    """
+    if _exists(engine) and await migrations.current_revision(engine) is not None:
+        await migrations.check_schema(engine)
+
+
+def _exists(engine: AsyncEngine) -> bool:
+    return database_for(engine.dialect).exists(engine.url)

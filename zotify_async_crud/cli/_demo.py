@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.console import Console
 
 from zotify_async_crud import demo
+from zotify_async_crud.cli._database import check_if_made, opened
 from zotify_async_crud.cli._keys import keyring
-from zotify_async_crud.cli._options import DATABASE_URL
-from zotify_async_crud.cli._output import complain, reporter, say, show_facts
+from zotify_async_crud.cli._options import DATABASE_URL, AsJson, Target
+from zotify_async_crud.cli._output import complain, reporter, say, show_facts, show_json
 from zotify_async_crud.demo import Summary
 
 _EXPORT: Final = Parameter(
@@ -37,6 +38,7 @@ async def run_demo(
     database_url: Annotated[str, DATABASE_URL] = "sqlite:///zotify-demo.db",
     workers: Annotated[int, _WORKERS] = 8,
     processes: Annotated[int, _PROCESSES] = 1,
+    json: AsJson = False,
 ) -> int:
     """Sync the playlists of a Spotify export and work off a queue of its tracks.
 
@@ -44,9 +46,10 @@ async def run_demo(
     A run that was killed goes on where it stopped when it is started again. Several may work on one
     database at a time; each ends when no job is left, also of those that others hold.
     """
-    console = Console()
+    async with opened(Target(database_url)) as engine:
+        await check_if_made(engine)
     chance = random.Random()
-    with reporter(console) as progress:
+    with reporter(stderr=json) as progress:
         summary = await demo.run(
             export,
             database_url,
@@ -56,8 +59,11 @@ async def run_demo(
             chance=chance,
             reporter=progress,
         )
-    show_facts(_rows(summary), console)
-    say(f"Database: {summary.database}")
+    if json:
+        show_json(dataclasses.asdict(summary))
+    else:
+        show_facts(_rows(summary))
+        say(f"Database: {summary.database}")
     if left := summary.jobs.left:
         complain(f"jobs that are not completed: {left}; run it again to go on")
         return 1

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from zotify_async_crud.cli._database import prepared
 from zotify_async_crud.cli._options import HERE, AsJson, Target
-from zotify_async_crud.cli._output import complain, reporter, show_facts, show_json
+from zotify_async_crud.cli._output import complain, reporter, say, show_facts, show_json
 from zotify_async_crud.demo import Stage
 from zotify_async_crud.importers import Problem
 from zotify_async_crud.importing import ImportResult, import_exports
@@ -44,8 +43,7 @@ async def run_import(
     Only what differs is written; other playlists stay, and what is known of tracks is added. An
     import that was interrupted can be made again. A new database gets its tables.
     """
-    console = Console(stderr=json)
-    with reporter(console) as progress:
+    with reporter(stderr=json) as progress:
         async with prepared(target) as sessions:
             result = await import_exports(
                 sessions,
@@ -57,9 +55,9 @@ async def run_import(
     if json:
         show_json({"dry_run": dry_run, **dataclasses.asdict(result)})
         return
-    show_facts(_changes(result), console)
+    show_facts(_changes(result))
     if dry_run:
-        console.print("Dry run: nothing was written")
+        say("Dry run: nothing was written")
 
 
 def _leave_out(problem: Problem) -> None:

@@ -14,6 +14,11 @@ DATABASE_URL: Final = Parameter(
 _SCHEMA: Final = Parameter(
     help="The PostgreSQL schema with the tables.", env_var="ZOTIFY_DATABASE_SCHEMA"
 )
+_PGBOUNCER: Final = Parameter(
+    help="PgBouncer, or a pooler like it, hands out connections for one transaction at a time.",
+    env_var="ZOTIFY_DATABASE_PGBOUNCER",
+    negative=(),
+)
 
 
 @Parameter(name="*")
@@ -23,6 +28,7 @@ class Target:
 
     database_url: Annotated[str, DATABASE_URL] = "sqlite:///zotify.db"
     schema: Annotated[str | None, _SCHEMA] = None
+    pgbouncer: Annotated[bool, _PGBOUNCER] = False
 
 
 HERE: Final = Target()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pydantic_core import to_json
+from pydantic_core import to_jsonable_python
 from rich import box
 from rich.console import Console
 from rich.progress import (
@@ -27,6 +29,8 @@ from zotify_async_crud.demo import Reporter, Stage
 
 PROGRAM: Final = "zotify-async-crud"
 
+_ENDLESS: Final = 1_000_000
+
 
 def printable(text: str) -> str:
     """Escape what is no text: a path may hold line breaks, or what a terminal obeys."""
@@ -45,33 +49,9 @@ def complain(line: str) -> None:
 
 def show_json(value: Any) -> None:
     """Write *value* to stdout as one JSON document: times in ISO 8601, durations in seconds."""
-    document = to_json(value, indent=2, timedelta_mode="float")
-    sys.stdout.write(f"{document.decode()}\n")
-
-
-class WrongUsage(Exception):
-    """The command can not be run in this way."""
-
-
-class Declined(Exception):
-    """The user was asked, and said no."""
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask on the terminal, unless *yes* was given.
-
-    Raises:
-        WrongUsage: There is nobody to ask.
-        Declined: The answer is another than yes.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise WrongUsage(f"{question} Nobody can answer here: give --yes")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise Declined("nothing was done")
+    plain = to_jsonable_python(value, timedelta_mode="float")
+    # ASCII, which is UTF-8 whatever the encoding of stdout
+    sys.stdout.write(f"{json.dumps(plain, indent=2)}\n")
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -83,19 +63,44 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         sys.stdout.write(f"{'  '.join(cells).rstrip()}\n")
 
 
-def show_facts(rows: Iterable[tuple[str, str]], console: Console) -> None:
-    """Show *rows* of a name and a value."""
-    table = Table(box=box.ROUNDED, show_header=False)
+def show_record(record: Mapping[str, Any]) -> None:
+    """Show the fields of *record*, whose names are those of the JSON document."""
+    show_facts((name.replace("_", " ").capitalize(), _shown(record[name])) for name in record)
+
+
+def show_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Show *facts*, a name and a value each: in a box if that fits, or else in whole lines."""
+    console, table = _Console(), Table(box=box.ROUNDED, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for label, value in rows:
-        table.add_row(label, value)
-    console.print(table)
+    lines = [(label, printable(value)) for label, value in facts]
+    for label, value in lines:
+        table.add_row(Text(label), Text(value))
+    unbounded = console.options.update(width=_ENDLESS)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        console.print(table)
+        return
+    for label, value in lines:
+        say(f"{label}: {value}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S %Z}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # which has an exit code of its own
 
 
 @contextlib.contextmanager
-def reporter(console: Console) -> Iterator[Reporter]:
+def reporter(*, stderr: bool = False) -> Iterator[Reporter]:
     """Show progress by bars on a terminal, and by a line for each stage elsewhere."""
+    console = _Console(stderr=stderr)
     if not console.is_terminal or console.is_dumb_terminal:
         yield _Lines(console)
         return

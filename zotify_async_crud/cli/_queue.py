@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cyclopts import App
-from rich.console import Console
 
 from zotify_async_crud import crud
-from zotify_async_crud.cli._database import transaction
+from zotify_async_crud.cli._database import reading, writing
 from zotify_async_crud.cli._options import HERE, AsJson, Target
 from zotify_async_crud.cli._output import say, show_facts, show_json
 from zotify_async_crud.schemas import DownloadQueueStats
@@ -18,12 +17,12 @@ app = App(name="queue", help="The queue as a whole: pause and resume it.")
 
 async def stats(*, target: Target = HERE, json: AsJson = False) -> None:
     """Show how long the queue is, and how fast it moves."""
-    async with transaction(target, read_only=True) as db:
+    async with reading(target) as db:
         found = await crud.get_download_queue_stats(db)
     if json:
         show_json(found)
     else:
-        show_facts(_facts(found), Console())
+        show_facts(_facts(found))
 
 
 def _facts(found: DownloadQueueStats) -> Iterator[tuple[str, str]]:
@@ -38,16 +37,23 @@ def _facts(found: DownloadQueueStats) -> Iterator[tuple[str, str]]:
 
 
 @app.command
-async def pause(*, target: Target = HERE) -> None:
+async def pause(*, target: Target = HERE, json: AsJson = False) -> None:
     """Hand out no jobs until it is resumed; those that run go on."""
-    async with transaction(target) as db:
+    async with writing(target) as db:
         await crud.pause_download_queue(db)
-    say("The queue is paused")
+    _tell(paused=True, json=json)
 
 
 @app.command
-async def resume(*, target: Target = HERE) -> None:
+async def resume(*, target: Target = HERE, json: AsJson = False) -> None:
     """Hand out jobs again."""
-    async with transaction(target) as db:
+    async with writing(target) as db:
         await crud.resume_download_queue(db)
-    say("The queue hands out jobs")
+    _tell(paused=False, json=json)
+
+
+def _tell(*, paused: bool, json: bool) -> None:
+    if json:
+        show_json({"paused": paused})
+    else:
+        say("The queue is paused" if paused else "The queue hands out jobs")

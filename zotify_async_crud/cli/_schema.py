@@ -1,26 +1,28 @@
-"""The commands about the tables: made, upgraded, and taken over."""
+"""The commands about the tables: made, upgraded, taken back, and taken over."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Final
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from zotify_async_crud import adoption, migrations
+from zotify_async_crud.adoption import AdoptionReport
 from zotify_async_crud.cli._database import existing, opened
-from zotify_async_crud.cli._keys import keyring
+from zotify_async_crud.cli._input import confirm
+from zotify_async_crud.cli._keys import KEYS, keyring
 from zotify_async_crud.cli._options import HERE, AsJson, Target, Yes
-from zotify_async_crud.cli._output import complain, confirm, say, show_facts, show_json
+from zotify_async_crud.cli._output import PROGRAM, complain, say, show_facts, show_json
+from zotify_async_crud.encryption import TokenInClear
 
 _TO: Final = Parameter(
     help="The revision to stop at. One that is older than that of the tables takes them back to it,"
     " and base drops them; what only newer tables have room for is lost.",
 )
-
-_DRY_RUN: Final = Parameter(help="Show what would be taken over, and write nothing.", negative=())
+_DRY_RUN: Final = Parameter(help="Show what would change, and change nothing.", negative=())
 
 
 async def migrate(
@@ -36,20 +38,18 @@ async def migrate(
     """
     async with opened(target) as engine:
         before = await migrations.current_revision(engine)
-        if to == "head" or (before or "") <= to != "base":
-            await migrations.upgrade(engine, to)
-        elif before is not None:
-            confirm(f"Take the tables from revision {before} back to {to}?", yes=yes)
-            await migrations.downgrade(engine, to)
+        if to != "base":
+            await migrations.upgrade(engine, to)  # it leaves alone what is newer
         after = await migrations.current_revision(engine)
+        if after is not None and to not in {after, "head"}:
+            confirm(f"Take the tables from revision {after} back to {to}?", yes=yes)
+            await migrations.downgrade(engine, to)
+            after = await migrations.current_revision(engine)
     if json:
         show_json({"before": before, "after": after})
-    elif before == after:
-        say(
-            f"The tables are at revision {after}: nothing to do" if after else "There are no tables"
-        )
     else:
-        say(f"The tables are now at revision {after}" if after else "The tables are gone")
+        done = "are" if before == after else "are now"
+        say(f"The tables {done} at revision {after}" if after else "There are no tables")
 
 
 async def adopt(
@@ -60,30 +60,39 @@ async def adopt(
 ) -> None:
     """Take over a database that the original Zotify API made, with all that it holds.
 
-    Stop that service and back the database up before. Jobs that were in progress are pending again;
-    tables of others stay as they are. What was mended is told on stderr, a line each.
+    Stop the original service before. Either all of it is done or nothing, and a token is encrypted
+    by the first of the keys that the environment names.
     """
-    async with existing(target, token_keyring=keyring()) as engine:
-        report = await adoption.adopt(engine, dry_run=dry_run)
+    keys = keyring()
+    async with existing(target, token_keyring=keys) as engine:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TokenInClear)  # it is told below, in other words
+            report = await adoption.adopt(engine, dry_run=dry_run)
+    if report.token and keys is None:
+        complain(f"the token is kept in clear: set {KEYS}, and run `{PROGRAM} token rotate-keys`")
     if json:
         show_json({"dry_run": dry_run, **dataclasses.asdict(report)})
-        return
-    for note in report.notes:
-        complain(note)
+    else:
+        _tell(report, dry_run=dry_run)
+
+
+def _tell(report: AdoptionReport, *, dry_run: bool) -> None:
     if report.nothing_to_do:
-        say("The tables are this library's already: nothing to do")
+        say("The tables are this library's already")
         return
-    show_facts(_taken_over(report), Console())
+    show_facts(_facts(report))
+    for note in report.notes:
+        say(f"Note: {note}")
     if dry_run:
         say("Dry run: nothing was written")
 
 
-def _taken_over(report: adoption.AdoptionReport) -> Iterator[tuple[str, str]]:
+def _facts(report: AdoptionReport) -> Iterator[tuple[str, str]]:
     for status, jobs in report.jobs.items():
         yield f"Jobs {status.replace('_', ' ')}", f"{jobs:,}"
-    yield "Of them in progress before", f"{report.requeued:,}"
+    yield "Jobs that were in progress, and are pending again", f"{report.requeued:,}"
     yield "Tracks", f"{report.tracks:,}"
     yield "Playlists", f"{report.playlists:,}"
-    yield "Entries", f"{report.entries:,}"
+    yield "Entries of playlists", f"{report.entries:,}"
     yield "Token", "yes" if report.token else "no"
     yield "Tokens left out", f"{report.left_out_tokens:,}"

@@ -56,8 +56,7 @@ async def run_work(  # noqa: PLR0913 - what is asked for on the command line
     """
     order = Order(
         handler=handler,
-        database_url=target.database_url,
-        schema=target.schema,
+        target=target,
         concurrency=concurrency,
         lease=lease,
         shutdown_timeout=shutdown_timeout,

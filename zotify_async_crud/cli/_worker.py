@@ -34,17 +34,17 @@ class Order:
     """What a worker is to do; it goes to another process as JSON."""
 
     handler: str
-    database_url: str = field(repr=False)
-    schema: str | None
+    target: Target = field(repr=False)
     concurrency: int
     lease: float
     shutdown_timeout: float
     until_idle: bool
 
-    @property
-    def target(self) -> Target:
-        """The database with the queue."""
-        return Target(self.database_url, self.schema)
+    @classmethod
+    def read(cls) -> Order:
+        """Return what the process that has started this one has said."""
+        found = _processes.what_to_do()
+        return cls(**{**found, "target": Target(**found["target"])})
 
     def pool(self, sessions: Sessions) -> WorkerPool:
         """Return the pool, which does not run yet.
@@ -58,6 +58,7 @@ class Order:
             concurrency=self.concurrency,
             lease=self.lease,
             shutdown_timeout=self.shutdown_timeout,
+            listen=not self.target.pgbouncer,  # which passes no notification on
         )
 
 
@@ -104,7 +105,7 @@ def main() -> None:
     # what a handler prints is no report, and what it starts must not hold the pipe open
     report = os.dup(_OUTPUT)
     os.dup2(_ERRORS, _OUTPUT)
-    order = Order(**_processes.what_to_do())
+    order = Order.read()
     with logging_to_stderr():
         try:
             counts = asyncio.run(_work(order))

@@ -1,0 +1,108 @@
+"""The commands about the tables: made, upgraded, taken back, and taken over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.adoption.original import create_original, insert, token
+from tests.cli.programs import small_export
+from tests.cli.shell import Shell
+from zotify_async_crud import migrations
+
+NEWEST = migrations.newest_revision()
+
+
+def test_tables_are_made_upgraded_and_taken_back(empty_shell: Shell) -> None:
+    """Each time it says where they are."""
+    assert empty_shell.run("migrate", "--to", "base") == "There are no tables\n"
+    assert empty_shell.run("migrate", "--to", "0001") == "The tables are now at revision 0001\n"
+    assert empty_shell.json("migrate") == {"before": "0001", "after": NEWEST}
+    assert empty_shell.run("migrate") == f"The tables are at revision {NEWEST}\n"
+    back = ("migrate", "--to", "0002", "--yes")
+    assert empty_shell.run(*back) == "The tables are now at revision 0002\n"
+    assert empty_shell.run(*back) == "The tables are at revision 0002\n"
+    assert empty_shell.run("migrate", "--to", "base", "--yes") == "There are no tables\n"
+
+
+def test_a_revision_that_there_is_none_of_is_refused(shell: Shell) -> None:
+    """Before anybody is asked."""
+    complaint = shell.complaint("migrate", "--to", "9999", code=1)
+    assert complaint.startswith("revision: Input should be one of 0001, ")
+
+
+@pytest.mark.parametrize("command", ["import", "demo"])
+def test_a_new_database_gets_its_tables_and_an_old_one_does_not(
+    empty_shell: Shell, tmp_path: Path, command: str
+) -> None:
+    """To upgrade is for whoever knows what else uses it."""
+    export = small_export(tmp_path)
+    arguments = (command, *(("--export", str(export)) if command == "demo" else (str(export),)))
+    empty_shell.run("migrate", "--to", "0002")
+    complaint = empty_shell.complaint(*arguments, code=4)
+    assert "they are of revision 0002" in complaint
+    assert empty_shell.json("migrate", "--to", "0002")["before"] == "0002"
+    empty_shell.run("migrate", "--to", "base", "--yes")
+    empty_shell.run(*arguments)
+    assert empty_shell.json("migrate")["before"] == NEWEST
+
+
+def test_an_import_tells_a_script_what_it_changed(empty_shell: Shell, tmp_path: Path) -> None:
+    """Progress goes to stderr then."""
+    out, err = empty_shell.both("import", str(small_export(tmp_path)), "--json", "--dry-run")
+    found = json.loads(out)
+    assert (found["dry_run"], found["tracks_created"]) == (True, 12)
+    assert found["playlists"]["playlists_created"] == 1
+    assert err == "Import: 15 done\n"
+
+
+def test_a_demo_tells_a_script_what_it_did(empty_shell: Shell, tmp_path: Path) -> None:
+    """As does an import."""
+    out, err = empty_shell.both("demo", "--export", str(small_export(tmp_path)), "--json")
+    assert json.loads(out)["jobs"]["by_status"]["completed"] == 12
+    assert err.endswith("Download: 12 done\n")
+
+
+def test_a_database_of_the_original_is_adopted(empty_shell: Shell) -> None:
+    """A dry run tells the same, and changes nothing; the second time there is nothing to do."""
+    empty_shell.do(create_original)
+    empty_shell.execute("INSERT INTO tracks (id) VALUES ('t1')")
+    tried = empty_shell.run("adopt", "--dry-run")
+    assert tried.endswith("Dry run: nothing was written\n")
+    report = empty_shell.json("adopt", "--dry-run")
+    assert (report["dry_run"], report["tracks"], report["nothing_to_do"]) == (True, 1, False)
+    assert "run `zotify-async-crud adopt`" in empty_shell.complaint("stats", code=4)
+
+    assert empty_shell.run("adopt") == tried.removesuffix("Dry run: nothing was written\n")
+    assert empty_shell.run("adopt") == "The tables are this library's already\n"
+    empty_shell.run("stats")
+
+
+def test_what_an_adoption_mended_is_told(empty_shell: Shell) -> None:
+    """In a line each."""
+    empty_shell.do(create_original)
+    empty_shell.execute("ALTER TABLE tracks ADD COLUMN colour TEXT")
+    assert "Note: tracks.colour has no place here, and is dropped" in empty_shell.run("adopt")
+
+
+def test_a_token_that_is_adopted_in_clear_is_told(
+    empty_shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what encrypts it; a dry run says so, too."""
+    empty_shell.do(create_original)
+    empty_shell.do(lambda engine: insert(engine, "spotify_tokens", token()))
+    monkeypatch.delenv("ZOTIFY_TOKEN_KEYS")
+    out, err = empty_shell.both("adopt")
+    assert "│ Token " in out
+    assert err == (
+        "zotify-async-crud: the token is kept in clear: set ZOTIFY_TOKEN_KEYS,"
+        " and run `zotify-async-crud token rotate-keys`\n"
+    )
+
+
+def test_what_cannot_be_adopted_is_told(empty_shell: Shell) -> None:
+    """As is a database in which there is nothing."""
+    empty_shell.execute("CREATE TABLE others (id INTEGER)")
+    assert empty_shell.complaint("adopt", code=4).startswith("the database cannot be adopted: ")
