@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -163,3 +164,17 @@ def test_the_command_imports_what_is_not_malformed(
     said = capsys.readouterr()
     assert said.err == f"zotify-async-crud: left out: {place}\n"
     assert "│ Playlists created                            │ 1 │" in said.out
+
+
+def test_completion_is_made_for_a_shell(tmp_path: Path) -> None:
+    """The script is one that the shell accepts."""
+    script = tmp_path / "completion.bash"
+    script.write_text(cli.app.generate_completion(shell="bash"))  # noqa: S604 - it runs nothing
+    subprocess.run(["/bin/bash", "-n", str(script)], check=True)
+    assert "rotate-keys" in script.read_text()
+
+
+def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script can rely on them."""
+    assert cli.main(["--help"]) == 0
+    assert "3 the database cannot be reached" in " ".join(capsys.readouterr().out.split())

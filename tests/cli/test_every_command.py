@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.cli.programs import run, small_export
+from tests.cli.programs import PROGRAM, environment, run, small_export
 from tests.cli.shell import Shell
 from tests.cli.test_errors import NOBODY_LISTENS
 from tests.support.factories import add_job, add_token
@@ -181,3 +182,21 @@ def test_a_connection_that_is_lost_at_the_commit_is_told(
         empty_shell.execute(statement)
     message = complaint(folder, ("enqueue", "t"), empty_url, 1)
     assert "the transaction may have been committed" in message
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=" ".join)
+def test_a_reader_may_have_enough(shell: Shell, options: Command) -> None:
+    """As head does: no traceback."""
+    shell.run("enqueue", *(f"t{number}" for number in range(1_000)))
+    listing = subprocess.Popen(
+        [*PROGRAM, "jobs", "list", "--limit", "1000", *options, "--database-url", shell.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert listing.stdout is not None
+    assert listing.stderr is not None
+    listing.stdout.close()
+    with listing.stderr:
+        assert listing.stderr.read() == b""
+    assert listing.wait() == 141

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from zotify_async_crud._dialects.connections import dedicated
 from zotify_async_crud._dialects.diagnosis import Check, Finding, failed, ok, version, warning
 
-_OLDEST: Final = (14,)
+_OLDEST: Final = (15,)
+"""The oldest that is maintained (https://www.postgresql.org/support/versioning/)."""
 
 _CLOCKS: Final = 2.0
 """Seconds by which clocks may differ that are set by the network."""
