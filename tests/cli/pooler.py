@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 _Requests: TypeAlias = asyncio.Queue[bytes]
 _TERMINATE: Final = b"X"
@@ -41,7 +41,7 @@ class Pooler:
     @property
     def url(self) -> str:
         """The URL of the same database through the pooler."""
-        through = self._url.set(host=None, port=None)
+        through = self._url.set(host=None, port=None).difference_update_query(["port"])
         through = through.update_query_dict({"host": str(self._folder)})
         return through.render_as_string(hide_password=False)
 
@@ -89,8 +89,7 @@ class Pooler:
     async def _lent(self, startup: bytes) -> _Server:
         if self._idle:
             return self._idle.pop()
-        host, port = self._url.query["host"], self._url.port or 5432
-        server = _Server(*await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}"))
+        server = _Server(*await _connected(self._url))
         self._servers.append(server)
         server.writer.write(startup)
         greeting = b""
@@ -99,6 +98,13 @@ class Pooler:
                 greeting += message
         self._greeting = greeting
         return server
+
+
+async def _connected(url: URL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = url.query.get("host", url.host), url.query.get("port", url.port or 5432)
+    if str(host).startswith("/"):
+        return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+    return await asyncio.open_connection(str(host), int(str(port)))
 
 
 async def _transaction(

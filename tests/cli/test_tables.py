@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adoption.original import create_original, insert, token
+from tests.adoption.original import create_original, insert, job, token
 from tests.cli.programs import small_export
 from tests.cli.shell import Shell
 from zotify_async_crud import migrations
@@ -69,7 +69,9 @@ def test_a_database_of_the_original_is_adopted(empty_shell: Shell) -> None:
     """A dry run tells the same, and changes nothing; the second time there is nothing to do."""
     empty_shell.do(create_original)
     empty_shell.execute("INSERT INTO tracks (id) VALUES ('t1')")
+    empty_shell.do(lambda engine: insert(engine, "download_jobs", job()))
     tried = empty_shell.run("adopt", "--dry-run")
+    assert "│ Jobs pending " in tried
     assert tried.endswith("Dry run: nothing was written\n")
     report = empty_shell.json("adopt", "--dry-run")
     assert (report["dry_run"], report["tracks"], report["nothing_to_do"]) == (True, 1, False)
