@@ -41,8 +41,14 @@ class Pooler:
     @property
     def url(self) -> str:
         """The URL of the same database through the pooler."""
-        through = self._url.set(host=None, port=None).difference_update_query(["port"])
-        through = through.update_query_dict({"host": str(self._folder)})
+        server = self._url
+        through = URL.create(
+            server.drivername,
+            server.username,
+            server.password,
+            database=server.database,
+            query={"host": str(self._folder)},
+        )
         return through.render_as_string(hide_password=False)
 
     async def serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
