@@ -17,7 +17,7 @@ DESTRUCTIVE: Final = [
     ("migrate", "--to", "base"),
 ]
 ENTER, CTRL_D = "\r", "\x04"
-QUESTION: Final = r"\? .*y/n.*: "
+QUESTION: Final = r"\? \[y/N\] "
 
 
 @pytest.fixture

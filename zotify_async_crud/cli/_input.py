@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import signal
 import sys
+import threading
 from collections.abc import Iterator
+from typing import Final
 
-from rich.console import Console
-from rich.prompt import Confirm
-from rich.text import Text
+_INPUT: Final = 0
 
 
 class WrongUsage(Exception):
@@ -20,7 +22,7 @@ class Declined(Exception):
     """The user was asked, and said no."""
 
 
-def confirm(question: str, *, yes: bool) -> None:
+async def confirm(question: str, *, yes: bool) -> None:
     """Ask on the terminal, unless *yes* was given.
 
     Raises:
@@ -31,10 +33,29 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise WrongUsage(f"{question} Nobody can answer here: give --yes")
-    with _interruptible(), contextlib.suppress(EOFError):
-        if Confirm.ask(Text(question), console=Console(stderr=True), default=False):
-            return
-    raise Declined("nothing was done")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    answer = await _line_of_terminal()
+    if not answer:
+        sys.stderr.write("\n")  # which nobody has typed
+    if answer.strip().lower() not in {b"y", b"yes"}:
+        raise Declined("nothing was done")
+
+
+async def _line_of_terminal() -> bytes:
+    """Return what is typed, while the loop goes on and obeys Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[bytes] = loop.create_future()
+
+    def read() -> None:
+        # without a buffer, whose lock would not be free when this process ends
+        typed = io.FileIO(_INPUT, closefd=False).readline()
+        with contextlib.suppress(RuntimeError):  # the loop is closed, since nobody waits any more
+            loop.call_soon_threadsafe(line.set_result, typed)
+
+    # not by asyncio.to_thread, whose threads are waited for
+    threading.Thread(target=read, daemon=True).start()
+    return await line
 
 
 def lines_of_stdin() -> list[str]:

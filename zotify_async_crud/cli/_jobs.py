@@ -184,7 +184,7 @@ async def prune_jobs(
     """
     statuses = status or sorted(PRUNED)
     before, what = dt.datetime.now(dt.UTC) - older_than, " or ".join(map(_in_words, statuses))
-    confirm(f"Delete jobs that were {what} before {before:%Y-%m-%d %H:%M} UTC?", yes=yes)
+    await confirm(f"Delete jobs that were {what} before {before:%Y-%m-%d %H:%M} UTC?", yes=yes)
     pruned, last = 0, _PRUNED_AT_ONCE
     async with checked(target) as sessions:
         while last == _PRUNED_AT_ONCE:

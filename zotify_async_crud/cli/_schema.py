@@ -42,7 +42,7 @@ async def migrate(
             await migrations.upgrade(engine, to)  # it leaves alone what is newer
         after = await migrations.current_revision(engine)
         if after is not None and to not in {after, "head"}:
-            confirm(f"Take the tables from revision {after} back to {to}?", yes=yes)
+            await confirm(f"Take the tables from revision {after} back to {to}?", yes=yes)
             await migrations.downgrade(engine, to)
             after = await migrations.current_revision(engine)
     if json:

@@ -62,7 +62,7 @@ async def status(*, target: Target = HERE, json: AsJson = False) -> None:
 @app.command
 async def delete(*, target: Target = HERE, yes: Yes = False, json: AsJson = False) -> None:
     """Log out: delete the token. That does not revoke it, which Spotify's own site can do."""
-    confirm("Delete the token?", yes=yes)
+    await confirm("Delete the token?", yes=yes)
     async with writing(target) as db:
         await crud.delete_spotify_token(db)
     if json:
