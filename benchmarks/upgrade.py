@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import event, text
+from sqlalchemy import ExceptionContext, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.databases import POSTGRESQL, Database, Databases
@@ -132,12 +132,14 @@ async def _working(database: Database) -> AsyncIterator[tuple[_Statements, Count
     engine = library.create_engine(database.url)
     statements = _Statements()
     pool = WorkerPool(library.create_session_factory(engine), download, concurrency=CONCURRENCY)
-    with statements.of(engine):
-        running = asyncio.create_task(pool.run())
+    statements.listen(engine)
+    running = asyncio.create_task(pool.run())
+    try:
         yield statements, done
+    finally:
         await pool.stop()
         await running
-    await engine.dispose()
+        await engine.dispose()
 
 
 class _Statements:
@@ -156,9 +158,8 @@ class _Statements:
         now = time.perf_counter()
         return max([self._longest, *(now - began for began in self._running.values())])
 
-    @contextlib.contextmanager
-    def of(self, engine: AsyncEngine) -> Iterator[None]:
-        """Note those of *engine* while the block runs."""
+    def listen(self, engine: AsyncEngine) -> None:
+        """Note those of *engine*."""
 
         def began(connection: Any, *_: Any) -> None:
             self._running[id(connection)] = time.perf_counter()
@@ -167,9 +168,13 @@ class _Statements:
             took = time.perf_counter() - self._running.pop(id(connection))
             self._longest = max(self._longest, took)
 
+        def failed(context: ExceptionContext) -> None:
+            if id(context.connection) in self._running:
+                ended(context.connection)
+
         event.listen(engine.sync_engine, "before_cursor_execute", began)
         event.listen(engine.sync_engine, "after_cursor_execute", ended)
-        yield
+        event.listen(engine.sync_engine, "handle_error", failed)
 
 
 async def _counts(database: Database) -> dict[str, int]:

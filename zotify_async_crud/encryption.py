@@ -219,8 +219,17 @@ def is_sealed(value: str) -> bool:
 
 
 def key_id(value: str) -> str | None:
-    """Return the id of the key that sealed *value*, or None if that is in clear."""
-    return _read(value)[len(_FORMAT) : _HEADER_BYTES].hex() if is_sealed(value) else None
+    """Return the id of the key that sealed *value*, or None if that is in clear.
+
+    Raises:
+        LoginRequired: It is not whole.
+    """
+    if not is_sealed(value):
+        return None
+    data = _read(value)
+    if not data.startswith(_FORMAT) or len(data) < _HEADER_BYTES:
+        raise LoginRequired(_UNREADABLE)
+    return data[len(_FORMAT) : _HEADER_BYTES].hex()
 
 
 def _decoded(value: str | bytes) -> str:

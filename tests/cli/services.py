@@ -20,7 +20,7 @@ import asyncio, os, pathlib, signal, sys
 HERE = pathlib.Path(__file__).parent
 
 async def download(job):
-    print("downloaded", job.track_id)
+    sys.stdout.write(f"downloaded {job.track_id}\\n")  # whole, whoever else writes there
 
 async def hold(job):
     (HERE / f"{job.track_id}.begun").write_text(str(os.getpid()))

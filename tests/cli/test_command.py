@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from tests.cli.programs import small_export
+from tests.cli.programs import PROGRAM, environment, run, small_export
 from zotify_async_crud import __main__, cli
 from zotify_async_crud.demo import _downloads
 
@@ -63,15 +65,17 @@ def test_the_command_fails_while_jobs_are_not_completed(
 def test_the_environment_names_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An option goes before it."""
+    """An option goes before it. The demo is not for a database that somebody uses."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOTIFY_DATABASE_URL", "sqlite:///mine.db")
-    arguments = ["demo", "--export", str(small_export(tmp_path))]
-    assert cli.main(arguments) == 0
+    assert cli.main(["migrate"]) == 0
     assert (tmp_path / "mine.db").exists()
-    assert not (tmp_path / "zotify-demo.db").exists()
-    assert cli.main([*arguments, "--database-url", "sqlite:///option.db"]) == 0
+    assert cli.main(["migrate", "--database-url", "sqlite:///option.db"]) == 0
     assert (tmp_path / "option.db").exists()
+    before = (tmp_path / "mine.db").read_bytes()
+    assert cli.main(["demo", "--export", str(small_export(tmp_path))]) == 0
+    assert (tmp_path / "zotify-demo.db").exists()
+    assert (tmp_path / "mine.db").read_bytes() == before
 
 
 def test_a_database_in_memory_is_enough(
@@ -105,7 +109,6 @@ def test_version_and_help_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     told = " ".join(capsys.readouterr().out.split())
     for option in ("--export", "--database-url", "--workers", "--processes"):
         assert option in told
-    assert "ZOTIFY_DATABASE_URL" in told
     assert "Several may work on one database" in told
 
 
@@ -178,3 +181,73 @@ def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
     """A script can rely on them."""
     assert cli.main(["--help"]) == 0
     assert "3 the database cannot be reached" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_password_in_a_wrong_place_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """As where the option's name was forgotten."""
+    assert cli.main(["stats", "postgresql://user:s3cret@host/zotify"]) == 2
+    said = capsys.readouterr().err
+    assert "s3cret" not in said
+    assert "postgresql://***@host/zotify" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("jobs", "list", "--limit", "1.5"),
+        ("enqueue", "t", "--max-attempts", "0.6"),
+        ("demo", "--workers", "2.5"),
+        ("work", "handlers:download", "--concurrency", "1e1"),
+    ],
+)
+def test_a_fraction_is_no_number_of_things(arguments: tuple[str, ...]) -> None:
+    """And is not rounded."""
+    assert cli.main(arguments) == 2
+
+
+_REDIRECTIONS: Final = {
+    "stdin": ("enqueue --stdin <&-", 0, ""),
+    "stdin of a question": ("token delete <&-", 2, "Nobody can answer here"),
+    "stdout": ("jobs list >&-", 0, ""),
+    "stderr": ("jobs list --limit 0 2>&-", 2, ""),
+    "full disk": ("jobs list >/dev/full", 1, "zotify-async-crud: No space left on device\n"),
+    "all": ("jobs list <&- >&- 2>&-", 0, ""),
+}
+
+
+@pytest.mark.parametrize(("command", "code", "said"), _REDIRECTIONS.values(), ids=_REDIRECTIONS)
+def test_standard_streams_may_be_missing(
+    tmp_path: Path, command: str, code: int, said: str
+) -> None:
+    """As where a service manager closes them. What cannot be written is told in one line."""
+    assert cli.main(["migrate", "--database-url", f"sqlite:///{tmp_path}/zotify.db"]) == 0
+    before = (tmp_path / "zotify.db").read_bytes()
+    finished = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.join(PROGRAM)} {command}"],
+        check=False,
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == code, finished.stderr
+    assert said in finished.stderr
+    assert finished.stderr.count("\n") <= 1
+    assert (tmp_path / "zotify.db").read_bytes() == before
+
+
+def test_a_terminal_need_not_have_every_letter(tmp_path: Path) -> None:
+    """What it cannot show is escaped."""
+    assert run(tmp_path, "migrate").returncode == 0
+    assert run(tmp_path, "enqueue", "caf\u00e9").returncode == 0
+    finished = run(tmp_path, "jobs", "list", PYTHONIOENCODING="ascii")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "caf\\xe9" in finished.stdout
+
+
+def test_an_empty_variable_is_none(tmp_path: Path) -> None:
+    """As in a file of variables whose values are filled in later."""
+    nothing = {f"ZOTIFY_DATABASE_{name}": "" for name in ("URL", "SCHEMA", "PGBOUNCER")}
+    assert run(tmp_path, "migrate", **nothing).returncode == 0
+    assert (tmp_path / "zotify.db").exists()

@@ -215,7 +215,7 @@ def test_wrong_options_are_told_before_anything_is_started(
 ) -> None:
     """By the one line that the pool itself has for them."""
     arguments = ("work", order.handler, "--database-url", url, "--processes", "2", *option)
-    assert cli.main(arguments) == 1
+    assert cli.main(arguments) == 2
     assert capsys.readouterr().err.startswith(f"zotify-async-crud: {said}")
 
 

@@ -86,23 +86,23 @@ def test_tables_without_a_revision_are_told(empty_shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "verdict", "detail"),
+    ("keys", "code", "detail"),
     [
-        (KEYS[0], "ok", "encrypted by key "),
-        (KEYS[1], "failed", "the stored token is encrypted by a key that is not in the key ring"),
-        ("", "failed", "the stored token is encrypted, and the engine has no token_keyring"),
-        ("none", "failed", "ZOTIFY_TOKEN_KEYS: Input should be keys as `token generate-key`"),
+        (KEYS[0], 0, "encrypted by key "),
+        (KEYS[1], 1, "the stored token is encrypted by a key that is not in the key ring"),
+        ("", 1, "the stored token is encrypted, and the engine has no token_keyring"),
+        ("none", 2, "ZOTIFY_TOKEN_KEYS: Input should be keys as `token generate-key`"),
     ],
 )
 def test_keys_are_tried_on_the_token(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, keys: str, verdict: str, detail: str
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, keys: str, code: int, detail: str
 ) -> None:
     """They are shown by no check."""
     shell.do(lambda engine: add_token(database.create_session_factory(engine)))
     monkeypatch.setenv("ZOTIFY_TOKEN_KEYS", keys)
-    out, err = shell.both("doctor", "--json", code=int(verdict == "failed"))
+    out, err = shell.both("doctor", "--json", code=code)
     token = json.loads(out)[-1]
-    assert (token["check"], token["verdict"]) == ("token", verdict)
+    assert (token["check"], token["verdict"]) == ("token", "failed" if code else "ok")
     assert token["detail"].startswith(detail)
     assert err == "" or err.count("\n") == 1
     assert not [key for key in KEYS if key in out + err]
@@ -146,6 +146,18 @@ async def test_a_file_without_a_write_ahead_log_is_told(url: str) -> None:
             await connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
         assert (await look(engine, "write-ahead log")).verdict is Verdict.WARNING
         assert (await look(engine, "foreign keys")).detail == "not enforced"
+
+
+@only_sqlite
+def test_nothing_is_mended_in_secret(shell: Shell, tmp_path: Path) -> None:
+    """Not even a file without a write-ahead log, which any other command would switch to it."""
+    path = tmp_path / "zotify.db"
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA journal_mode = DELETE")
+    before = path.read_bytes()
+    assert "warning  write-ahead log: off" in shell.run("doctor")
+    shell.run("stats")
+    assert path.read_bytes() == before
 
 
 async def test_a_database_in_memory_needs_no_file() -> None:

@@ -83,9 +83,9 @@ def test_a_malformed_export_is_told_with_its_place(
         (f"{NOBODY_LISTENS}?password=s3cret", UNREACHABLE, "the database is unavailable: "),
         ("sqlite:///no/folder/zotify.db", UNREACHABLE, "the database refuses access: No such file"),
         ("sqlite:///notes.txt", UNREACHABLE, "the database refuses access: file is not a database"),
-        ("mysql://user:s3cret@host/zotify", FAILURE, "'mysql' is not supported: use postgresql+"),
-        ("zotify.db", FAILURE, "url: Input should be a database URL"),
-        ("", FAILURE, "url: Input should be a database URL"),
+        ("mysql://user:s3cret@host/zotify", USAGE, "'mysql' is not supported: use postgresql+"),
+        ("zotify.db", USAGE, "url: Input should be a database URL"),
+        ("", USAGE, "url: Input should be a database URL"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_told(
@@ -109,7 +109,7 @@ def test_the_process_writes_nothing_but_that_line(tmp_path: Path) -> None:
 def test_several_processes_need_a_database_that_all_find(tmp_path: Path) -> None:
     """One in memory is its process's own."""
     message = complaint(
-        tmp_path, "demo", "--database-url", "sqlite://", "--processes", "2", code=FAILURE
+        tmp_path, "demo", "--database-url", "sqlite://", "--processes", "2", code=USAGE
     )
     assert message.startswith("processes: Input should be 1, ")
 

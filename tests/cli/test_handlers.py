@@ -43,6 +43,11 @@ number = 7
 
 def forgets_async(job):
     pass
+
+def __getattr__(name):
+    if name == "broken":
+        raise RuntimeError("not today")
+    raise AttributeError(name)
 """
 
 
@@ -153,3 +158,8 @@ async def test_a_handler_is_called_with_the_job(
     await drain(sessions, import_handler("handlers:download"))
     assert capsys.readouterr().out == "downloaded t0\n"
     assert await statuses(sessions) == {"completed": 1}
+
+
+def test_a_module_that_fails_to_give_the_handler_is_told() -> None:
+    """In one line, as a failed import is."""
+    assert "RuntimeError: not today (handlers.py, line " in refusal("handlers:broken")

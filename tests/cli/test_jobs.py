@@ -102,8 +102,8 @@ def test_a_list_can_be_of_one_status(shell: Shell) -> None:
 
 
 def test_ids_come_by_a_pipe(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After those that are given; blank lines are none."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("t2\n\n  t3 \r\n"))
+    """After those that are given; blank lines are none, nor is the mark that editors begin with."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufefft2\n\n  t3 \r\n"))
     assert len(enqueue(shell, "t1", "--stdin")) == 3
     assert listed(shell) == ["t3", "t2", "t1"]
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
@@ -127,7 +127,7 @@ def test_nothing_to_enqueue_is_a_wrong_usage(shell: Shell) -> None:
 
 def test_an_id_that_is_none_enqueues_nothing(shell: Shell) -> None:
     """Neither what stands before it."""
-    complaint = shell.complaint("enqueue", "t1", "x" * 256, code=1)
+    complaint = shell.complaint("enqueue", "t1", "x" * 256, code=2)
     assert complaint.startswith("jobs[1].track_id: ")
     assert listed(shell) == []
 

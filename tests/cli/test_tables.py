@@ -6,30 +6,33 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.adoption.original import create_original, insert, job, token
 from tests.cli.programs import small_export
 from tests.cli.shell import Shell
-from zotify_async_crud import migrations
+from tests.support.factories import add_token
+from zotify_async_crud import database, migrations
 
 NEWEST = migrations.newest_revision()
+NOTHING = "There are no tables of this library\n"
 
 
 def test_tables_are_made_upgraded_and_taken_back(empty_shell: Shell) -> None:
     """Each time it says where they are."""
-    assert empty_shell.run("migrate", "--to", "base") == "There are no tables\n"
+    assert empty_shell.run("migrate", "--to", "base") == NOTHING
     assert empty_shell.run("migrate", "--to", "0001") == "The tables are now at revision 0001\n"
     assert empty_shell.json("migrate") == {"before": "0001", "after": NEWEST}
     assert empty_shell.run("migrate") == f"The tables are at revision {NEWEST}\n"
     back = ("migrate", "--to", "0002", "--yes")
     assert empty_shell.run(*back) == "The tables are now at revision 0002\n"
     assert empty_shell.run(*back) == "The tables are at revision 0002\n"
-    assert empty_shell.run("migrate", "--to", "base", "--yes") == "There are no tables\n"
+    assert empty_shell.run("migrate", "--to", "base", "--yes") == NOTHING
 
 
 def test_a_revision_that_there_is_none_of_is_refused(shell: Shell) -> None:
     """Before anybody is asked."""
-    complaint = shell.complaint("migrate", "--to", "9999", code=1)
+    complaint = shell.complaint("migrate", "--to", "9999", code=2)
     assert complaint.startswith("revision: Input should be one of 0001, ")
 
 
@@ -108,3 +111,41 @@ def test_what_cannot_be_adopted_is_told(empty_shell: Shell) -> None:
     """As is a database in which there is nothing."""
     empty_shell.execute("CREATE TABLE others (id INTEGER)")
     assert empty_shell.complaint("adopt", code=4).startswith("the database cannot be adopted: ")
+
+
+def test_tables_without_a_revision_are_dropped_too(empty_shell: Shell) -> None:
+    """They are those of this version, whoever has made them."""
+    empty_shell.run("migrate")
+    empty_shell.execute(f"DROP TABLE {migrations.VERSION_TABLE}")
+    back = empty_shell.json("migrate", "--to", "base", "--yes")
+    assert back == {"before": NEWEST, "after": None}
+    assert "there are none" in empty_shell.complaint("stats", code=4)
+
+
+def test_what_does_nothing_makes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a dry run of an import, nor what is refused, nor what there is nothing to do for."""
+    shell = Shell(f"sqlite:///{tmp_path}/zotify.db", capsys)
+    export = str(small_export(tmp_path))
+    assert shell.run("migrate", "--to", "base") == NOTHING
+    shell.complaint("migrate", "--to", "nonsense", code=2)
+    out, _ = shell.both("import", export, "--dry-run")
+    assert out.endswith("Dry run: nothing was written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_demo_replaces_no_login(empty_shell: Shell, tmp_path: Path) -> None:
+    """It has one of its own, which it knows again."""
+    demo = ("demo", "--export", str(small_export(tmp_path)))
+    empty_shell.both(*demo)
+    empty_shell.both(*demo)
+
+    async def log_in(engine: AsyncEngine) -> None:
+        await add_token(database.create_session_factory(engine), scope="user-library-read")
+
+    empty_shell.do(log_in)
+    before = empty_shell.json("token", "status")
+    complaint = empty_shell.complaint(*demo, code=2)
+    assert complaint.startswith("database_url: Input should be a database without a login")
+    assert empty_shell.json("token", "status") == before

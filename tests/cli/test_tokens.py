@@ -79,7 +79,7 @@ def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path, mode: in
 
     done = run(tmp_path, "token", "rotate-keys", ZOTIFY_TOKEN_KEYS="", ZOTIFY_TOKEN_KEY_FILE="keys")
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         "zotify-async-crud: ZOTIFY_TOKEN_KEY_FILE:"
         " The file's mode should be 0600, for its owner only\n"
@@ -98,7 +98,7 @@ def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path, mode: in
         ),
         (
             {"ZOTIFY_TOKEN_KEYS": "", "ZOTIFY_TOKEN_KEY_FILE": "no such file"},
-            "ZOTIFY_TOKEN_KEY_FILE: Input should be keys",
+            "ZOTIFY_TOKEN_KEY_FILE: No such file or directory: no such file",
         ),
     ],
 )
@@ -108,7 +108,7 @@ def test_keys_that_are_none_are_refused_in_one_line(
     """Which names the variable and shows no key."""
     done = run(tmp_path, "token", "rotate-keys", **variables)
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(f"zotify-async-crud: {complaint}")
     assert (done.stderr.count("\n"), done.stdout) == (1, "")
     assert [key for key in KEYS if key in done.stderr] == []

@@ -176,3 +176,10 @@ def test_validated_token_data_cannot_be_pickled() -> None:
     assert SECRET not in repr(data.model_dump())
     with pytest.raises(TypeError, match="pickled"):
         pickle.dumps(data)
+
+
+@pytest.mark.parametrize("envelope", ["\u2801", "\u2801" * 8, "\u2802" * 40])
+def test_what_is_left_of_an_envelope_has_no_key(envelope: str) -> None:
+    """It is not in clear either."""
+    with pytest.raises(LoginRequired):
+        key_id(envelope)

@@ -112,7 +112,8 @@ def _keep_in_memory(engine: AsyncEngine) -> None:
 def _configure(engine: AsyncEngine, *, read_only: bool) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: object) -> None:
-        connection.run_async(_write_ahead)
+        if not read_only:
+            connection.run_async(_write_ahead)
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
         if read_only:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Final
@@ -26,7 +27,9 @@ from zotify_async_crud.errors import (
     AccessRefused,
     AdoptionRefused,
     DatabaseUnavailable,
+    InvalidValue,
     SchemaMismatch,
+    UnsupportedDatabase,
     ZotifyCrudError,
 )
 
@@ -34,6 +37,7 @@ SUCCESS, FAILURE, USAGE, UNREACHABLE, SCHEMA = range(5)
 """Exit codes: all is done; it is not, and a line on stderr says why; the options are wrong; the
 database cannot be reached; its tables are not those of this version."""
 
+_CREDENTIALS: Final = re.compile(r"://[^\s/@]*@")
 _CODES: Final[dict[type[Exception], int]] = {
     CycloptsError: USAGE,
     WrongUsage: USAGE,
@@ -42,6 +46,8 @@ _CODES: Final[dict[type[Exception], int]] = {
     AccessRefused: UNREACHABLE,
     SchemaMismatch: SCHEMA,
     AdoptionRefused: SCHEMA,
+    InvalidValue: USAGE,
+    UnsupportedDatabase: USAGE,
     ZotifyCrudError: FAILURE,
 }
 
@@ -54,7 +60,7 @@ app = App(
     name=PROGRAM,
     help="The data layer of the Zotify API: playlists, a queue of downloads and a token.\n\n"
     "Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the database cannot be reached, 4 its tables"
-    " are missing or of another version, 130 interrupted.",
+    " are missing or of another version, 130 interrupted, 141 nobody read its output to the end.",
     version=_version,
     suppress_keyboard_interrupt=False,  # it goes to __main__, which has more to say
 )
@@ -82,6 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except tuple(_CODES) as error:
-        complain(" ".join(str(error).split()) if isinstance(error, CycloptsError) else str(error))
+        complain(_of_usage(error) if isinstance(error, CycloptsError) else str(error))
         return next(code for kind, code in _CODES.items() if isinstance(error, kind))
     return code or SUCCESS
+
+
+def _of_usage(error: CycloptsError) -> str:
+    """Return one line. It may quote a database's URL, which may have a password."""
+    return _CREDENTIALS.sub("://***@", " ".join(str(error).split()))

@@ -74,13 +74,23 @@ async def prepared(target: Target) -> AsyncIterator[Sessions]:
         yield database.create_session_factory(engine)
 
 
+@contextlib.asynccontextmanager
+async def rehearsing(target: Target) -> AsyncIterator[Sessions]:
+    """Yield sessions on what *target* has, or, if it is new, on tables that nobody else sees."""
+    async with opened(target) as engine:
+        await check_if_made(engine)
+        is_made = exists(engine) and await migrations.current_revision(engine) is not None
+    async with prepared(target if is_made else Target("sqlite://")) as sessions:
+        yield sessions
+
+
 def check_exists(engine: AsyncEngine) -> None:
     """Make sure that there is a database, so that connecting makes no file.
 
     Raises:
         SchemaMismatch: There is none.
     """
-    if not _exists(engine):
+    if not exists(engine):
         raise SchemaMismatch("there is no such file: run `zotify-async-crud migrate`")
 
 
@@ -90,9 +100,10 @@ async def check_if_made(engine: AsyncEngine) -> None:
     Raises:
         SchemaMismatch: They are older or newer.
     """
-    if _exists(engine) and await migrations.current_revision(engine) is not None:
+    if exists(engine) and await migrations.current_revision(engine) is not None:
         await migrations.check_schema(engine)
 
 
-def _exists(engine: AsyncEngine) -> bool:
+def exists(engine: AsyncEngine) -> bool:
+    """Tell whether connecting finds a database, and does not make one."""
     return database_for(engine.dialect).exists(engine.url)

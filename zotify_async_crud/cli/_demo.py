@@ -14,7 +14,7 @@ from cyclopts.validators import Number
 from zotify_async_crud import demo
 from zotify_async_crud.cli._database import check_if_made, opened
 from zotify_async_crud.cli._keys import keyring
-from zotify_async_crud.cli._options import DATABASE_URL, AsJson, Target
+from zotify_async_crud.cli._options import AsJson, Target, whole
 from zotify_async_crud.cli._output import complain, reporter, say, show_facts, show_json
 from zotify_async_crud.demo import Summary
 
@@ -23,11 +23,18 @@ _EXPORT: Final = Parameter(
     " YourLibrary.json. Without it, a sample of an invented account.",
     show_default=False,
 )
+_DATABASE_URL: Final = Parameter(
+    help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE, of no use to anybody else:"
+    " what is in its queue counts as downloaded. The environment names none for this.",
+)
 _WORKERS: Final = Parameter(
-    help="How many downloads each process does at once.", validator=Number(gte=1, lte=100)
+    help="How many downloads each process does at once.",
+    converter=whole,
+    validator=Number(gte=1, lte=100),
 )
 _PROCESSES: Final = Parameter(
     help="How many processes share the queue: this one alone, or so many that it starts.",
+    converter=whole,
     validator=Number(gte=1, lte=32),
 )
 
@@ -35,7 +42,7 @@ _PROCESSES: Final = Parameter(
 async def run_demo(
     *,
     export: Annotated[Path, _EXPORT] = demo.SAMPLE_EXPORT,
-    database_url: Annotated[str, DATABASE_URL] = "sqlite:///zotify-demo.db",
+    database_url: Annotated[str, _DATABASE_URL] = "sqlite:///zotify-demo.db",
     workers: Annotated[int, _WORKERS] = 8,
     processes: Annotated[int, _PROCESSES] = 1,
     json: AsJson = False,

@@ -41,10 +41,13 @@ def import_handler(name: str) -> Handler:
     if found is None:
         raise InvalidValue("handler", "Input should be MODULE:NAME, such as downloads:download")
     module, attribute = found.groups()
+    imported = _import(module)
     try:
-        handler = operator.attrgetter(attribute)(_import(module))
+        handler = operator.attrgetter(attribute)(imported)
     except AttributeError:
         raise InvalidValue("handler", f"the module {module} has no {attribute}") from None
+    except (Exception, SystemExit) as error:
+        raise _failed(module, error) from error
     if not _is_coroutine_function(handler):
         raise InvalidValue("handler", f"{name} is no coroutine function: define it by async def")
     return _logged(handler)

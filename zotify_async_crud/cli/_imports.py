@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from zotify_async_crud.cli._database import prepared
+from zotify_async_crud.cli._database import prepared, rehearsing
 from zotify_async_crud.cli._options import HERE, AsJson, Target
 from zotify_async_crud.cli._output import complain, reporter, say, show_facts, show_json
 from zotify_async_crud.demo import Stage
@@ -44,7 +44,7 @@ async def run_import(
     import that was interrupted can be made again. A new database gets its tables.
     """
     with reporter(stderr=json) as progress:
-        async with prepared(target) as sessions:
+        async with (rehearsing if dry_run else prepared)(target) as sessions:
             result = await import_exports(
                 sessions,
                 paths,

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Final
 
 _INPUT: Final = 0
+_AROUND: Final = " \t\r\n\ufeff"
+"""What may stand around a line and is no part of it: also the mark that some editors begin with."""
 
 
 class WrongUsage(Exception):
@@ -66,9 +68,10 @@ def lines_of_stdin() -> list[str]:
     """
     try:
         with _interruptible():
-            return [line.strip() for line in sys.stdin if line.strip()]
+            lines = [line.strip(_AROUND) for line in sys.stdin]
     except UnicodeDecodeError:
         raise WrongUsage("What comes by standard input is no text") from None
+    return [line for line in lines if line]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from zotify_async_crud import _validation, crud, schemas
 from zotify_async_crud._transactions import Sessions, transaction
 from zotify_async_crud.cli._database import checked, reading, writing
 from zotify_async_crud.cli._input import WrongUsage, confirm, lines_of_stdin
-from zotify_async_crud.cli._options import HERE, AsJson, Target, Yes
+from zotify_async_crud.cli._options import HERE, AsJson, Target, Yes, whole
 from zotify_async_crud.cli._output import complain, say, show_json, show_record, show_table
 from zotify_async_crud.crud.download_jobs import PRUNED
 from zotify_async_crud.errors import DownloadJobNotFound
@@ -45,10 +45,13 @@ _TRACKS: Final = Parameter(help="Spotify ids of tracks.", negative=())
 _STDIN: Final = Parameter(help="Read ids from standard input, too, one on each line.", negative=())
 _PRIORITY: Final = Parameter(
     help="Higher goes first.",
+    converter=whole,
     validator=Number(gte=schemas.PRIORITY_MIN, lte=schemas.PRIORITY_MAX),
 )
 _MAX_ATTEMPTS: Final = Parameter(
-    help="How often a job is tried at most.", validator=Number(gte=1, lte=schemas.ATTEMPTS_MAX)
+    help="How often a job is tried at most.",
+    converter=whole,
+    validator=Number(gte=1, lte=schemas.ATTEMPTS_MAX),
 )
 _UNIQUE: Final = Parameter(
     help="At most one unique job for a track at a time: where there is one, its id is printed.",
@@ -56,7 +59,9 @@ _UNIQUE: Final = Parameter(
 )
 _STATUS: Final = Parameter(help="Only jobs with this status.", negative=())
 _LIMIT: Final = Parameter(
-    help="How many jobs at most.", validator=Number(gte=1, lte=_validation.PAGE_MAX_LENGTH)
+    help="How many jobs at most.",
+    converter=whole,
+    validator=Number(gte=1, lte=_validation.PAGE_MAX_LENGTH),
 )
 _AFTER: Final = Parameter(help="Go on after this key, which the page before told.")
 _OLDER_THAN: Final = Parameter(

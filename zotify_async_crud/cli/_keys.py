@@ -38,7 +38,9 @@ def _private_lines(path: Path) -> list[str]:
             if os.name == "posix" and os.fstat(file.fileno()).st_mode & _OTHERS:
                 raise InvalidValue(KEY_FILE, "The file's mode should be 0600, for its owner only")
             lines = [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError):
+    except OSError as error:
+        raise InvalidValue(KEY_FILE, f"{error.strerror}: {path}") from error
+    except UnicodeDecodeError:
         lines = []
     return [line for line in lines if line and not line.startswith("#")]
 

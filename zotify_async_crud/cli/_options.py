@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 DATABASE_URL: Final = Parameter(
     help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
@@ -19,6 +20,11 @@ _PGBOUNCER: Final = Parameter(
     env_var="ZOTIFY_DATABASE_PGBOUNCER",
     negative=(),
 )
+
+
+def whole(_: object, tokens: Sequence[Token]) -> int:
+    """Read a number as it is, as the converter of an option; cyclopts would round a fraction."""
+    return int(tokens[0].value)
 
 
 @Parameter(name="*")

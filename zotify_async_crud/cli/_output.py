@@ -89,6 +89,8 @@ def _shown(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S %Z}"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
     return "-" if value is None else str(value)
 
 

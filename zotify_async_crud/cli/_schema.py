@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Final
 
 from cyclopts import Parameter
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from zotify_async_crud import adoption, migrations
 from zotify_async_crud.adoption import AdoptionReport
-from zotify_async_crud.cli._database import existing, opened
+from zotify_async_crud.cli._database import existing, exists, opened
 from zotify_async_crud.cli._input import confirm
 from zotify_async_crud.cli._keys import KEYS, keyring
 from zotify_async_crud.cli._options import HERE, AsJson, Target, Yes
 from zotify_async_crud.cli._output import PROGRAM, complain, say, show_facts, show_json
 from zotify_async_crud.encryption import TokenInClear
+from zotify_async_crud.errors import SchemaMismatch
+from zotify_async_crud.migrations._revisions import check_revision
 
 _TO: Final = Parameter(
     help="The revision to stop at. One that is older than that of the tables takes them back to it,"
@@ -36,11 +40,12 @@ async def migrate(
 
     Workers may go on meanwhile, and several processes may do so at once.
     """
+    check_revision(to, "base", "head")
     async with opened(target) as engine:
-        before = await migrations.current_revision(engine)
+        before = after = await _revision(engine) if exists(engine) else None
         if to != "base":
             await migrations.upgrade(engine, to)  # it leaves alone what is newer
-        after = await migrations.current_revision(engine)
+            after = await migrations.current_revision(engine)
         if after is not None and to not in {after, "head"}:
             await confirm(f"Take the tables from revision {after} back to {to}?", yes=yes)
             await migrations.downgrade(engine, to)
@@ -49,7 +54,18 @@ async def migrate(
         show_json({"before": before, "after": after})
     else:
         done = "are" if before == after else "are now"
-        say(f"The tables {done} at revision {after}" if after else "There are no tables")
+        nothing = "There are no tables of this library"
+        say(f"The tables {done} at revision {after}" if after else nothing)
+
+
+async def _revision(engine: AsyncEngine) -> str | None:
+    """Return the revision of the tables, also where it is not written."""
+    revision = await migrations.current_revision(engine)
+    if revision is None:
+        with contextlib.suppress(SchemaMismatch):  # there are none, or they are somebody else's
+            await migrations.check_schema(engine)
+            return migrations.newest_revision()
+    return revision
 
 
 async def adopt(

@@ -92,7 +92,7 @@ async def token_facts(db: AsyncSession) -> dict[str, Any]:
 
 async def _key_ids(db: AsyncSession) -> set[str]:
     try:
-        stored = (await db.execute(sql.stored_texts())).one()
-        return {encryption.key_id(text) or _IN_CLEAR for text in stored}
+        stored = (await db.execute(sql.stored_texts())).one_or_none()
+        return {encryption.key_id(text) or _IN_CLEAR for text in stored or ()}
     except LoginRequired:
         return set()  # it was changed, which is the problem then

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Annotated, Final
 
@@ -15,9 +17,9 @@ from zotify_async_crud import _processes
 from zotify_async_crud._processes import Stop
 from zotify_async_crud.cli._crew import Crew
 from zotify_async_crud.cli._database import checked
-from zotify_async_crud.cli._options import HERE, AsJson, Target
+from zotify_async_crud.cli._options import HERE, AsJson, Target, whole
 from zotify_async_crud.cli._output import show_json
-from zotify_async_crud.cli._worker import LOG, Order, logging_to_stderr, work
+from zotify_async_crud.cli._worker import ERRORS, LOG, OUTPUT, Order, logging_to_stderr, work
 from zotify_async_crud.worker import Counts
 
 _HANDLER: Final = Parameter(
@@ -25,9 +27,10 @@ _HANDLER: Final = Parameter(
 )
 _PROCESSES: Final = Parameter(
     help="How many processes share the queue: this one alone, or so many that it starts.",
+    converter=whole,
     validator=Number(gte=1, lte=32),
 )
-_CONCURRENCY: Final = Parameter(help="How many jobs each process does at once.")
+_CONCURRENCY: Final = Parameter(help="How many jobs each process does at once.", converter=whole)
 _LEASE: Final = Parameter(
     help="Seconds after which another worker takes the jobs of one that was killed."
 )
@@ -62,10 +65,24 @@ async def run_work(  # noqa: PLR0913 - what is asked for on the command line
         shutdown_timeout=shutdown_timeout,
         until_idle=until_idle,
     )
-    with contextlib.redirect_stdout(sys.stderr), logging_to_stderr():
+    with _output_to_stderr(), logging_to_stderr():
         counts = await _work(order, processes)
     if json:
         show_json(counts)
+
+
+@contextlib.contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Keep stdout for the figures: what handlers print goes to stderr, and what they start, too."""
+    sys.stdout.flush()
+    output = os.dup(OUTPUT)
+    os.dup2(ERRORS, OUTPUT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(output, OUTPUT)
+        os.close(output)
 
 
 async def _work(order: Order, processes: int) -> Counts:

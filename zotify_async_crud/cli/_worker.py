@@ -26,7 +26,7 @@ from zotify_async_crud.errors import ZotifyCrudError
 from zotify_async_crud.worker import Counts, WorkerPool
 
 LOG: Final = logging.getLogger("zotify_async_crud.work")
-_OUTPUT, _ERRORS = 1, 2
+OUTPUT, ERRORS = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,11 @@ def main() -> None:
     """Work as the process says that has started this one, and tell it in the end what was done."""
     # service managers send it to all processes; the one that started this says when it is to stop
     signal.signal(signal.SIGTERM, lambda *_: None)
-    # what a handler prints is no report, and what it starts must not hold the pipe open
-    report = os.dup(_OUTPUT)
-    os.dup2(_ERRORS, _OUTPUT)
+    # what a handler prints is no report, and shows at once; what it starts must not hold the pipe
+    report = os.dup(OUTPUT)
+    os.dup2(ERRORS, OUTPUT)
     order = Order.read()
-    with logging_to_stderr():
+    with contextlib.redirect_stdout(sys.stderr), logging_to_stderr():
         try:
             counts = asyncio.run(_work(order))
         except ZotifyCrudError as error:

@@ -19,7 +19,7 @@ from zotify_async_crud.demo._database import Access, connected
 from zotify_async_crud.demo._downloads import Worker, work_off
 from zotify_async_crud.demo._processes import Processes
 from zotify_async_crud.demo._reports import Downloads, Jobs, Reporter, Stage, Summary
-from zotify_async_crud.demo._token import keep_fresh
+from zotify_async_crud.demo._token import check_nobody_is_logged_in, keep_fresh
 from zotify_async_crud.encryption import TokenKeyring, generate_key
 from zotify_async_crud.importers import Export, read_export
 
@@ -56,6 +56,7 @@ async def run(  # noqa: PLR0913 - what is asked for on the command line
     content = read_export(export)
     keys = token_keyring or TokenKeyring(generate_key())
     async with connected(database_url, keys, shared=processes > 1) as access:
+        await check_nobody_is_logged_in(access.sessions)
         await _prepare(access.sessions, content, reporter)
         crew = list(_crew(database_url, workers, processes, chance))
         before = await _steps.count_jobs(access.sessions)

@@ -8,14 +8,33 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sqlalchemy import select
+
 from zotify_async_crud import crud
 from zotify_async_crud._transactions import Sessions, transaction
-from zotify_async_crud.errors import LoginRequired
+from zotify_async_crud.errors import InvalidValue, LoginRequired
 from zotify_async_crud.models import SpotifyToken
 from zotify_async_crud.token_refresh import get_valid_spotify_token
 
+SCOPE: Final = "zotify-demo"
+"""Tells the stand-in from somebody's login."""
+
 LIFETIME: Final = dt.timedelta(seconds=0.5)
 """Spotify's live for an hour, too long to see one refreshed."""
+
+
+@transaction
+async def check_nobody_is_logged_in(sessions: Sessions) -> None:
+    """Make sure that there is no token that a stand-in would replace.
+
+    Raises:
+        InvalidValue: There is one.
+    """
+    async with sessions.begin() as db:
+        scopes = set(await db.scalars(select(SpotifyToken.scope)))
+    if scopes - {SCOPE}:
+        reason = "Input should be a database without a login, which the demo would replace"
+        raise InvalidValue("database_url", reason)
 
 
 async def keep_fresh(sessions: Sessions, work: asyncio.Future[Any]) -> int:
@@ -50,4 +69,5 @@ def _answer() -> dict[str, object]:
     return {
         "access_token": f"stand-in-{secrets.token_urlsafe()}",
         "expires_in": LIFETIME,
+        "scope": SCOPE,
     }

@@ -342,9 +342,9 @@ def _explained(path: Path, error: ijson.JSONError) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         files = [file for file in path.iterdir() if _order(file) is not None]
     except OSError as error:
         raise InvalidExport(path, error.strerror or str(error)) from error

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from zotify_async_crud._backoff import ExponentialBackoff
 from zotify_async_crud._dialects import database_for
 from zotify_async_crud.database import translated_errors
-from zotify_async_crud.errors import DatabaseUnavailable, InvalidValue, TransactionConflict
+from zotify_async_crud.errors import DatabaseUnavailable, TransactionConflict
 from zotify_async_crud.migrations import _revisions as revisions
 from zotify_async_crud.migrations._checks import check_known, check_unversioned
 from zotify_async_crud.migrations._tables import tables_in
@@ -44,7 +44,7 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
         SchemaMismatch: The tables are of a newer version, or are not ours.
         TransactionConflict: Others held a table for two minutes.
     """
-    _check_revision(revision, "head")
+    revisions.check_revision(revision, "head")
     target = revisions.newest_revision() if revision == "head" else revision
     await _changed(engine, lambda connection: _upgrade(connection, target))
 
@@ -55,14 +55,8 @@ async def downgrade(engine: AsyncEngine, revision: str) -> None:
     ``base`` is before the first: it drops all tables and what is in them. The errors are those of
     ``upgrade``.
     """
-    _check_revision(revision, "base")
+    revisions.check_revision(revision, "base")
     await _changed(engine, lambda connection: _downgrade(connection, revision))
-
-
-def _check_revision(revision: str, name: str) -> None:
-    known = [*revisions.all_revisions(), name]
-    if revision not in known:
-        raise InvalidValue("revision", f"Input should be one of {', '.join(known)}")
 
 
 async def _changed(engine: AsyncEngine, change: Callable[[Connection], None]) -> None:

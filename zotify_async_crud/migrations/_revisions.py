@@ -13,6 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, String, Table, column, inspect, select, table
 
+from zotify_async_crud.errors import InvalidValue
 from zotify_async_crud.models import Base
 
 VERSION_TABLE: Final = "zotify_alembic_version"
@@ -32,6 +33,17 @@ def all_revisions() -> tuple[str, ...]:
     """Return the revisions, oldest first."""
     found = ScriptDirectory.from_config(_config()).walk_revisions()
     return tuple(script.revision for script in found)[::-1]
+
+
+def check_revision(name: str, *others: str) -> None:
+    """Make sure that *name* is that of a revision, or one of *others*.
+
+    Raises:
+        InvalidValue: It is not.
+    """
+    known = [*all_revisions(), *others]
+    if name not in known:
+        raise InvalidValue("revision", f"Input should be one of {', '.join(known)}")
 
 
 def newest_revision() -> str:
