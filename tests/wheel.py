@@ -39,7 +39,7 @@ stats --json
 watch --once
 work handlers:download --until-idle
 jobs prune --older-than 1s --yes
-demo
+demo --database-url {url}
 import {export} --dry-run
 token status
 token rotate-keys
@@ -64,7 +64,7 @@ def use_commands(url: str) -> None:
     """Run each command once."""
     run(url, "migrate")
     os.environ["ZOTIFY_TOKEN_KEYS"] = run(url, "token", "generate-key").strip()
-    known = {"job": run(url, "enqueue", "t0").strip(), "export": str(SAMPLE_EXPORT)}
+    known = {"url": url, "job": run(url, "enqueue", "t0").strip(), "export": str(SAMPLE_EXPORT)}
     for line in COMMANDS.split("\n"):
         if line:
             run(url, *shlex.split(line.format(**known)))
