@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 _EXTRA = frozenset({"cyclopts", "ijson", "rich"})
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -42,15 +43,14 @@ def _open_missing_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
 
 
 def _forget_empty_variables() -> None:
     """Take a variable that is set to nothing for one that is not set, as other programs do."""
-    for name in [name for name, value in os.environ.items() if not value]:
-        if name.startswith("ZOTIFY_"):
-            del os.environ[name]
+    ours = [name for name in os.environ if name.startswith("ZOTIFY_")]
+    for name in [name for name in ours if not os.environ[name]]:
+        del os.environ[name]
 
 
 def _drop_output() -> None:

@@ -86,6 +86,18 @@ def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path, mode: in
     )
 
 
+def test_a_file_of_something_else_has_no_keys(tmp_path: Path) -> None:
+    """Nothing of it is shown."""
+    file = tmp_path / "keys"
+    file.write_text("sch\u00f6n", encoding="utf-8")
+    file.chmod(0o600)
+
+    done = run(tmp_path, "token", "rotate-keys", ZOTIFY_TOKEN_KEYS="", ZOTIFY_TOKEN_KEY_FILE="keys")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("zotify-async-crud: ZOTIFY_TOKEN_KEY_FILE: Input should be keys ")
+
+
 @pytest.mark.parametrize(
     ("variables", "complaint"),
     [

@@ -42,20 +42,26 @@ async def migrate(
     """
     check_revision(to, "base", "head")
     async with opened(target) as engine:
-        before = after = await _revision(engine) if exists(engine) else None
-        if to != "base":
-            await migrations.upgrade(engine, to)  # it leaves alone what is newer
-            after = await migrations.current_revision(engine)
-        if after is not None and to not in {after, "head"}:
-            await confirm(f"Take the tables from revision {after} back to {to}?", yes=yes)
-            await migrations.downgrade(engine, to)
-            after = await migrations.current_revision(engine)
+        before = await _revision(engine) if exists(engine) else None
+        after = await _moved(engine, before, to, yes=yes)
     if json:
         show_json({"before": before, "after": after})
     else:
         done = "are" if before == after else "are now"
         nothing = "There are no tables of this library"
         say(f"The tables {done} at revision {after}" if after else nothing)
+
+
+async def _moved(engine: AsyncEngine, before: str | None, to: str, *, yes: bool) -> str | None:
+    after = before
+    if to != "base":
+        await migrations.upgrade(engine, to)  # it leaves alone what is newer
+        after = await migrations.current_revision(engine)
+    if after is None or to in {after, "head"}:
+        return after
+    await confirm(f"Take the tables from revision {after} back to {to}?", yes=yes)
+    await migrations.downgrade(engine, to)
+    return await migrations.current_revision(engine)
 
 
 async def _revision(engine: AsyncEngine) -> str | None:
