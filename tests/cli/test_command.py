@@ -240,10 +240,10 @@ def test_standard_streams_may_be_missing(
 def test_a_terminal_need_not_have_every_letter(tmp_path: Path) -> None:
     """What it cannot show is escaped."""
     assert run(tmp_path, "migrate").returncode == 0
-    assert run(tmp_path, "enqueue", "caf\u00e9").returncode == 0
+    assert run(tmp_path, "enqueue", "t\u00e9").returncode == 0
     finished = run(tmp_path, "jobs", "list", PYTHONIOENCODING="ascii")
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert "caf\\xe9" in finished.stdout
+    assert "t\\xe9" in finished.stdout
 
 
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:
