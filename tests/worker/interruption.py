@@ -54,6 +54,8 @@ class _Counted(Coroutine[Any, Any, Any]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], interruption: Interruption) -> None:
         self._coroutine, self._interruption = coroutine, interruption
+        self.cr_code = getattr(coroutine, "cr_code", None)
+        self.__name__ = self.__qualname__ = getattr(coroutine, "__qualname__", repr(coroutine))
 
     def send(self, value: Any) -> Any:
         waits_for = self._coroutine.send(value)

@@ -77,7 +77,7 @@ async def test_a_pool_cancelled_anywhere_loses_no_job_and_leaves_nothing(
             await add_jobs(hasty_sessions, JOBS)
             interruption = Interruption(step, moment)
             pool = WorkerPool(hasty_sessions, handle, concurrency=2, lease=NEVER)
-            with leaving_no_task():
+            async with leaving_no_task():
                 async with asyncio.timeout(PATIENCE):
                     await run_interrupted(pool, interruption)
             assert checked_out(engine) == 0, step
@@ -107,7 +107,7 @@ async def test_a_pool_stopped_anywhere_loses_no_job_and_leaves_nothing(
             def stop() -> None:
                 stops.append(asyncio.create_task(pool.stop()))  # noqa: B023 - called in this turn
 
-            with leaving_no_task():
+            async with leaving_no_task():
                 async with asyncio.timeout(PATIENCE):
                     with interruption.of(stop):
                         counts = await asyncio.create_task(pool.run(until_idle=True))

@@ -311,25 +311,26 @@ async def test_leaving_writes_what_is_waiting(
     """All of it, and no more is taken meanwhile."""
     monkeypatch.setattr(enqueuer, "_MOST_AT_ONCE", 3)
     queue = Enqueuer(sessions)
-    with leaving_no_task(), held_up(engine) as let_go:
+    async with leaving_no_task():
+        with held_up(engine) as let_go:
 
-        async def use() -> list[asyncio.Task[str]]:
-            async with queue:
-                return await together(queue, *"abcdefgh")
+            async def use() -> list[asyncio.Task[str]]:
+                async with queue:
+                    return await together(queue, *"abcdefgh")
 
-        using = asyncio.create_task(use())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        with contextlib.suppress(EnqueuerClosed):
-            for _ in range(20):
-                await asyncio.sleep(0)
-            async with asyncio.timeout(PATIENCE):
-                await queue.enqueue(new_job("too late"))
-            pytest.fail("it was taken")
-        let_go.set()
-        tasks = await using
-        assert all(task.done() for task in tasks)
-        await asyncio.gather(*tasks)
+            using = asyncio.create_task(use())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with contextlib.suppress(EnqueuerClosed):
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                async with asyncio.timeout(PATIENCE):
+                    await queue.enqueue(new_job("too late"))
+                pytest.fail("it was taken")
+            let_go.set()
+            tasks = await using
+            assert all(task.done() for task in tasks)
+            await asyncio.gather(*tasks)
     assert await statuses(sessions) == {"pending": 8}
 
 
@@ -367,7 +368,7 @@ async def test_a_block_that_is_cancelled_anywhere_leaves_no_caller_waiting(
             using.cancel()  # noqa: B023 - called in this turn
 
         interruption = Interruption(step, moment)
-        with leaving_no_task():
+        async with leaving_no_task():
             with interruption.of(interrupt):
                 using = asyncio.create_task(use())
                 await asyncio.wait({using})

@@ -303,7 +303,7 @@ async def test_a_hook_that_fails_is_logged_and_harmless(
 ) -> None:
     """The job is done nevertheless."""
     await enqueue(sessions, 3)
-    with leaving_no_task():
+    async with leaving_no_task():
         counts = await drain(sessions, hooks=Failing())
     assert counts == Counts(claimed=3, completed=3)
     assert await statuses(sessions) == {"completed": 3}

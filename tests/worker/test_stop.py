@@ -66,19 +66,18 @@ async def test_a_stopped_pool_lets_its_handlers_end(
     await enqueue(sessions, 5)
     handler = Held()
     pool = WorkerPool(sessions, handler, concurrency=2, shutdown_timeout=NEVER)
-    with leaving_no_task():
-        async with running(pool) as run:
-            await handler.next()
-            await handler.next()
-            stopping = asyncio.create_task(pool.stop())
-            for _ in range(50):
-                await asyncio.sleep(0)
-            assert not stopping.done()
-            assert handler.cancelled == []
-            handler.let_go()
-            async with asyncio.timeout(PATIENCE):
-                await stopping
-            await asyncio.wait({run})
+    async with leaving_no_task(), running(pool) as run:
+        await handler.next()
+        await handler.next()
+        stopping = asyncio.create_task(pool.stop())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        assert handler.cancelled == []
+        handler.let_go()
+        async with asyncio.timeout(PATIENCE):
+            await stopping
+        await asyncio.wait({run})
     counts = run.result()
     assert (counts.completed, counts.released) == (2, counts.claimed - 2)
     assert handler.begun.empty()
