@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from zotify_async_crud import crud, database, errors, events, migrations, schemas
+from zotify_async_crud import crud, database, errors, events, fields, migrations, schemas
 from zotify_async_crud.enqueuer import Enqueuer
 
 
@@ -57,7 +57,7 @@ async def enqueue(db: Database, job: schemas.DownloadJobCreate) -> schemas.Downl
 
 
 @app.post("/tracks/{track_id}/download", status_code=202)
-async def download(request: Request, track_id: schemas.Id) -> dict[str, str]:
+async def download(request: Request, track_id: fields.Id) -> dict[str, str]:
     """Enqueue the download of a track, unless it is under way already.
 
     Where that is all there is to store, requests that come at the same time share a transaction.

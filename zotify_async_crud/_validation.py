@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
-from zotify_async_crud import schemas
+from zotify_async_crud import fields, schemas
 from zotify_async_crud._secrets import Hidden
 from zotify_async_crud.errors import InvalidValue
 
@@ -19,14 +19,14 @@ PAGE_MAX_LENGTH: Final = 1_000
 DELETE_MAX: Final = 100_000
 ATTEMPT_MAX: Final = 2**31 - 1
 
-ID: Final[TypeAdapter[str]] = TypeAdapter(schemas.Id)
-NAME: Final[TypeAdapter[str]] = TypeAdapter(schemas.Name)
-OPTIONAL_NAME: Final[TypeAdapter[str | None]] = TypeAdapter(schemas.Name | None)
-ERROR: Final[TypeAdapter[str | None]] = TypeAdapter(schemas.ErrorMessage | None)
-PROGRESS: Final[TypeAdapter[float | None]] = TypeAdapter(schemas.Progress | None)
-PROGRESS_ALWAYS: Final[TypeAdapter[float]] = TypeAdapter(schemas.Progress)
+ID: Final[TypeAdapter[str]] = TypeAdapter(fields.Id)
+NAME: Final[TypeAdapter[str]] = TypeAdapter(fields.Name)
+OPTIONAL_NAME: Final[TypeAdapter[str | None]] = TypeAdapter(fields.Name | None)
+ERROR: Final[TypeAdapter[str | None]] = TypeAdapter(fields.ErrorMessage | None)
+PROGRESS: Final[TypeAdapter[float | None]] = TypeAdapter(fields.Progress | None)
+PROGRESS_ALWAYS: Final[TypeAdapter[float]] = TypeAdapter(fields.Progress)
 STATUS: Final[TypeAdapter[schemas.DownloadJobStatus]] = TypeAdapter(schemas.Status)
-TRACK_IDS: Final[TypeAdapter[list[str]]] = TypeAdapter(schemas.TrackIds)
+TRACK_IDS: Final[TypeAdapter[list[str]]] = TypeAdapter(fields.TrackIds)
 PLAYLISTS: Final = TypeAdapter(list[schemas.PlaylistData])
 TRACKS: Final = TypeAdapter(list[schemas.TrackData])
 TOKEN_DATA: Final = TypeAdapter(schemas.SpotifyTokenData)
@@ -40,11 +40,11 @@ LIMIT_OR_NONE: Final[TypeAdapter[int]] = TypeAdapter(
 DELETED_AT_ONCE: Final[TypeAdapter[int]] = TypeAdapter(
     Annotated[int, Strict(), Field(ge=1, le=DELETE_MAX)]
 )
-ERROR_TEXT: Final[TypeAdapter[str]] = TypeAdapter(schemas.ErrorMessage)
-WORKER_ID: Final[TypeAdapter[str]] = TypeAdapter(schemas.WorkerId)
-LEASE: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(schemas.Lease)
-DURATION: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(schemas.Duration)
-OPTIONAL_DURATION: Final[TypeAdapter[dt.timedelta | None]] = TypeAdapter(schemas.Duration | None)
+ERROR_TEXT: Final[TypeAdapter[str]] = TypeAdapter(fields.ErrorMessage)
+WORKER_ID: Final[TypeAdapter[str]] = TypeAdapter(fields.WorkerId)
+LEASE: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(fields.Lease)
+DURATION: Final[TypeAdapter[dt.timedelta]] = TypeAdapter(fields.Duration)
+OPTIONAL_DURATION: Final[TypeAdapter[dt.timedelta | None]] = TypeAdapter(fields.Duration | None)
 ON_DUPLICATE: Final[TypeAdapter[schemas.OnDuplicate]] = TypeAdapter(schemas.DuplicatePolicy)
 JOB: Final = TypeAdapter(schemas.DownloadJobCreate)
 JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
@@ -52,8 +52,8 @@ _JOB_COLUMNS: Final[dict[str, TypeAdapter[Any]]] = {
     name: TypeAdapter(list[field.rebuild_annotation()])  # type: ignore[arg-type, misc]
     for name, field in schemas.DownloadJobCreate.model_fields.items()
 }
-_JOB_IDS: Final = TypeAdapter(list[schemas.Id])
-_WORKER_IDS: Final = TypeAdapter(list[schemas.WorkerId])
+_JOB_IDS: Final = TypeAdapter(list[fields.Id])
+_WORKER_IDS: Final = TypeAdapter(list[fields.WorkerId])
 _Attempt = Annotated[int, Strict(), Field(ge=0, le=ATTEMPT_MAX)]
 _ATTEMPT: Final[TypeAdapter[int]] = TypeAdapter(_Attempt)
 _ATTEMPTS: Final = TypeAdapter(list[_Attempt])
@@ -62,9 +62,9 @@ _OUTCOMES: Final = (  # no set: what is looked for may be unhashable
     schemas.DownloadJobStatus.FAILED,
     schemas.DownloadJobStatus.PENDING,
 )
-_ERRORS: Final = TypeAdapter(list[schemas.ErrorMessage | None])
-_DELAYS: Final = TypeAdapter(list[Annotated[schemas.Delay, Strict()] | None])
-_PROGRESS_LIST: Final[TypeAdapter[list[float]]] = TypeAdapter(list[schemas.Progress])
+_ERRORS: Final = TypeAdapter(list[fields.ErrorMessage | None])
+_DELAYS: Final = TypeAdapter(list[Annotated[fields.Delay, Strict()] | None])
+_PROGRESS_LIST: Final[TypeAdapter[list[float]]] = TypeAdapter(list[fields.Progress])
 
 # pydantic explains these in terms of a regular expression and of its own implementation
 _REASONS: Final = {

@@ -40,7 +40,7 @@ from zotify_async_crud._dialects.types import (
 from zotify_async_crud._secrets import SecretValue
 from zotify_async_crud.encryption import SealedText
 from zotify_async_crud.errors import TracksNotLoaded
-from zotify_async_crud.schemas import (
+from zotify_async_crud.fields import (
     DEFAULT_MAX_ATTEMPTS,
     ID_MAX_LENGTH,
     JOB_ID_MAX_LENGTH,
@@ -48,8 +48,8 @@ from zotify_async_crud.schemas import (
     PRIORITY_MIN,
     UUID_LENGTH,
     WORKER_ID_MAX_LENGTH,
-    DownloadJobStatus,
 )
+from zotify_async_crud.schemas import DownloadJobStatus
 
 __all__ = [
     "Base",

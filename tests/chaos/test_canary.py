@@ -44,7 +44,7 @@ from tests.support import faults
 from tests.support.factories import EPOCH, Sessions
 from tests.support.postgresql import EmbeddedServer
 from tests.support.secrets import KEYS, shown_with_locals
-from zotify_async_crud import crud, database, encryption, migrations, schemas
+from zotify_async_crud import crud, database, encryption, fields, migrations, schemas
 from zotify_async_crud._statements.spotify_tokens import TOKENS, Lease
 from zotify_async_crud.encryption import TokenInClear, TokenKeyring
 from zotify_async_crud.errors import (
@@ -434,7 +434,7 @@ NO_ANSWERS: Final[dict[str, Callable[[Stage], Any]]] = {
             "NUL": lambda token: f"{token}\0{token}",
             "a surrogate": lambda token: f"{token}\ud800{token}",
             "an envelope's characters": lambda token: f"{token}\u2801{token}",
-            "too much": lambda token: token * schemas.TOKEN_MAX_LENGTH,
+            "too much": lambda token: token * fields.TOKEN_MAX_LENGTH,
             "bytes": str.encode,
             "a list": lambda token: [token],
         }.items()

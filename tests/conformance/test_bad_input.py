@@ -32,7 +32,7 @@ from tests.support.factories import (
     statements_sent,
     token_data,
 )
-from zotify_async_crud import crud, schemas
+from zotify_async_crud import crud, fields, schemas
 from zotify_async_crud.errors import InvalidValue
 from zotify_async_crud.models import DownloadJob, Playlist, Track
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, Settlement
@@ -572,9 +572,9 @@ def test_a_job_to_create_refuses_what_it_does_not_know_and_stays_as_it_is() -> N
 @pytest.mark.parametrize("character", ["x", "ä", "💾"])
 async def test_the_longest_values_fit(sessions: Sessions, character: str) -> None:
     """Limits count characters, on both databases, whatever their size in bytes."""
-    key, name = character * schemas.ID_MAX_LENGTH, character * schemas.NAME_MAX_LENGTH
-    error = character * schemas.ERROR_MAX_LENGTH
-    secret = character * schemas.TOKEN_MAX_LENGTH
+    key, name = character * fields.ID_MAX_LENGTH, character * fields.NAME_MAX_LENGTH
+    error = character * fields.ERROR_MAX_LENGTH
+    secret = character * fields.TOKEN_MAX_LENGTH
 
     async with sessions.begin() as db:
         job = await crud.create_download_job(db, schemas.DownloadJobCreate(track_id=key))
@@ -616,7 +616,7 @@ async def test_any_text_is_an_id_that_comes_back_as_it_was_or_is_refused(
 ) -> None:
     """Refused exactly if it is empty, too long, or holds what PostgreSQL cannot store."""
     encodable = text.encode(errors="replace").decode() == text
-    valid = 0 < len(text) <= schemas.ID_MAX_LENGTH and "\0" not in text and encodable
+    valid = 0 < len(text) <= fields.ID_MAX_LENGTH and "\0" not in text and encodable
 
     refused = ""
     async with sessions() as db:

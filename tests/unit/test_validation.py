@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.factories import new_job
 from tests.support.secrets import shown_with_locals
 from zotify_async_crud import _validation as check
-from zotify_async_crud import schemas
+from zotify_async_crud import fields, schemas
 from zotify_async_crud._secrets import Hidden
 from zotify_async_crud.errors import InvalidValue
 
@@ -81,7 +81,7 @@ def test_a_bad_track_id_is_found_by_its_place(place: int) -> None:
 def test_the_longest_playlist_has_a_limit() -> None:
     """One bad request must not fill the memory."""
     with pytest.raises(InvalidValue, match=r"^track_ids: ") as caught:
-        check.playlist("p", "Name", ["t"] * (schemas.PLAYLIST_MAX_TRACKS + 1))
+        check.playlist("p", "Name", ["t"] * (fields.PLAYLIST_MAX_TRACKS + 1))
 
     assert caught.value.field == "track_ids"
 

@@ -23,7 +23,8 @@ from tests.support.pools import (
     until_status,
 )
 from zotify_async_crud.errors import InvalidValue
-from zotify_async_crud.schemas import ERROR_MAX_LENGTH, DownloadJobStatus
+from zotify_async_crud.fields import ERROR_MAX_LENGTH
+from zotify_async_crud.schemas import DownloadJobStatus
 from zotify_async_crud.worker import (
     Counts,
     Discard,

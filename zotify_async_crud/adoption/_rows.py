@@ -17,7 +17,7 @@ from sqlalchemy import Double, Row, String, Text
 from sqlalchemy.exc import DBAPIError
 
 from zotify_async_crud import _validation as check
-from zotify_async_crud import schemas
+from zotify_async_crud import fields
 from zotify_async_crud._dialects import Types, translate
 from zotify_async_crud._dialects.types import UTCDateTime
 from zotify_async_crud._statements import _given as given
@@ -25,7 +25,8 @@ from zotify_async_crud.adoption._ledger import Ledger, shown
 from zotify_async_crud.adoption._original import ASSOCIATION
 from zotify_async_crud.crud._diff import GAP
 from zotify_async_crud.errors import AdoptionRefused, DatabaseError, InvalidValue, LoginRequired
-from zotify_async_crud.schemas import FINISHED, JOB_ID_MAX_LENGTH, DownloadJobStatus
+from zotify_async_crud.fields import JOB_ID_MAX_LENGTH
+from zotify_async_crud.schemas import FINISHED, DownloadJobStatus
 
 T = TypeVar("T")
 
@@ -47,8 +48,8 @@ ENTRY: Final = given.ENTRY
 
 _Ids: TypeAlias = TypeAdapter[str]
 
-_JOB_ID: Final[_Ids] = TypeAdapter(Annotated[schemas.Id, Field(max_length=JOB_ID_MAX_LENGTH)])
-_INSTANT: Final[TypeAdapter[dt.datetime]] = TypeAdapter(schemas.Instant)
+_JOB_ID: Final[_Ids] = TypeAdapter(Annotated[fields.Id, Field(max_length=JOB_ID_MAX_LENGTH)])
+_INSTANT: Final[TypeAdapter[dt.datetime]] = TypeAdapter(fields.Instant)
 
 # as the driver gives those of PostgreSQL
 _NO_TEXT: Final = "what cannot be read, such as a text that is not UTF-8"

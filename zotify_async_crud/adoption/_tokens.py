@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, Executable, Row, column, select, table, type_coerce
 
 from zotify_async_crud import _validation as check
-from zotify_async_crud import schemas
+from zotify_async_crud import fields
 from zotify_async_crud.adoption._ledger import Ledger
 from zotify_async_crud.adoption._original import TOKENS
 from zotify_async_crud.adoption._rows import Reader, fetched
@@ -22,7 +22,7 @@ _QUERY: Final[Executable] = select(
     column("expires_at"),
     *(type_coerce(column(key), StoredText).label(key) for key in _SECRETS),
 ).select_from(table(TOKENS))
-_SECRET: Final[TypeAdapter[str]] = TypeAdapter(schemas.Token)
+_SECRET: Final[TypeAdapter[str]] = TypeAdapter(fields.Token)
 
 Token: TypeAlias = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 from cyclopts import App, Parameter, Token
 from cyclopts.validators import Number
 
-from zotify_async_crud import _validation, crud, schemas
+from zotify_async_crud import _validation, crud, fields, schemas
 from zotify_async_crud._transactions import Sessions, transaction
 from zotify_async_crud.cli._database import checked, reading, writing
 from zotify_async_crud.cli._input import WrongUsage, confirm, lines_of_stdin
@@ -36,7 +36,7 @@ def _duration(_: object, tokens: Sequence[Token]) -> dt.timedelta:
     if found is None:
         raise ValueError
     age = dt.timedelta(seconds=int(found[1]) * _UNITS[found[2]])
-    if age > schemas.DURATION_MAX:
+    if age > fields.DURATION_MAX:
         raise ValueError
     return age
 
@@ -46,12 +46,12 @@ _STDIN: Final = Parameter(help="Read ids from standard input, too, one on each l
 _PRIORITY: Final = Parameter(
     help="Higher goes first.",
     converter=whole,
-    validator=Number(gte=schemas.PRIORITY_MIN, lte=schemas.PRIORITY_MAX),
+    validator=Number(gte=fields.PRIORITY_MIN, lte=fields.PRIORITY_MAX),
 )
 _MAX_ATTEMPTS: Final = Parameter(
     help="How often a job is tried at most.",
     converter=whole,
-    validator=Number(gte=1, lte=schemas.ATTEMPTS_MAX),
+    validator=Number(gte=1, lte=fields.ATTEMPTS_MAX),
 )
 _UNIQUE: Final = Parameter(
     help="At most one unique job for a track at a time: where there is one, its id is printed.",
@@ -75,7 +75,7 @@ class Wishes:
     """What all jobs of a command have alike."""
 
     priority: Annotated[int, _PRIORITY] = 0
-    max_attempts: Annotated[int, _MAX_ATTEMPTS] = schemas.DEFAULT_MAX_ATTEMPTS
+    max_attempts: Annotated[int, _MAX_ATTEMPTS] = fields.DEFAULT_MAX_ATTEMPTS
     unique: Annotated[bool, _UNIQUE] = False
 
 

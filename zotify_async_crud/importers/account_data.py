@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, from_json
 
-from zotify_async_crud import schemas
+from zotify_async_crud import fields
 from zotify_async_crud.errors import InvalidExport
 from zotify_async_crud.importers._imported import (
     Imported,
@@ -47,7 +47,7 @@ Numbered: TypeAlias = Iterator[tuple[int, Any]]
 _PLAYLISTS: Final = re.compile(r"Playlist(\d*)\.json")
 
 _SPOTIFY_URI: Final = re.compile(r"spotify:(\w+):(.+)", re.DOTALL)
-_TRACK_ID: Final = re.compile(rf"[^\s:\x00]{{1,{schemas.ID_MAX_LENGTH}}}")
+_TRACK_ID: Final = re.compile(rf"[^\s:\x00]{{1,{fields.ID_MAX_LENGTH}}}")
 
 _PLAYLIST_IDS: Final = uuid.UUID("0198f5c2-53a1-7c66-9d0e-2f6b8a4c71d3")
 
@@ -135,7 +135,7 @@ def _track_id(uri: str | None) -> str | None:
 
 
 _TrackId = Annotated[str | None, AfterValidator(_track_id)]
-_Name = Annotated[schemas.Name | None, AfterValidator(lambda name: name or None)]
+_Name = Annotated[fields.Name | None, AfterValidator(lambda name: name or None)]
 
 
 class _Part(BaseModel):
@@ -177,7 +177,7 @@ class _Item(_Part):
 
 
 class _Playlist(_Part):
-    name: schemas.Name
+    name: fields.Name
     items: list[_Item | None]
 
 

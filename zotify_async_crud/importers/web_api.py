@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from zotify_async_crud import schemas
+from zotify_async_crud import fields
 from zotify_async_crud.errors import InvalidValue
 from zotify_async_crud.importers._imported import (
     Imported,
@@ -34,21 +34,21 @@ class _Part(BaseModel):
 
 
 class _Named(_Part):
-    name: schemas.Name | None = None
+    name: fields.Name | None = None
 
 
 class _Link(_Part):
-    id: schemas.Id
+    id: fields.Id
 
 
 class _Track(_Part):
     """A track, an episode or a local file."""
 
     type: str = "track"
-    id: schemas.Id | None
+    id: fields.Id | None
     is_local: bool = False
     linked_from: _Link | None = None
-    name: schemas.Name | None = None
+    name: fields.Name | None = None
     artists: list[_Named] = []
     album: _Named | None = None
 
@@ -63,7 +63,7 @@ class _Track(_Part):
         return TrackData.model_construct(
             id=key,
             name=self.name or None,
-            artist=artists[: schemas.NAME_MAX_LENGTH] or None,
+            artist=artists[: fields.NAME_MAX_LENGTH] or None,
             album=(self.album and self.album.name) or None,
         )
 
@@ -85,9 +85,9 @@ class _Page(_Part):
 
 
 class _Playlist(_Part):
-    id: schemas.Id
-    name: schemas.Name
-    snapshot_id: schemas.SnapshotId | None = None
+    id: fields.Id
+    name: fields.Name
+    snapshot_id: fields.SnapshotId | None = None
 
 
 _PLAYLIST: Final = TypeAdapter(_Playlist)

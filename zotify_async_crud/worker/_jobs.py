@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias, cast
 from zotify_async_crud import _validation as check
 from zotify_async_crud._backoff import Backoff, ExponentialBackoff
 from zotify_async_crud.errors import LeaseLost
-from zotify_async_crud.schemas import ERROR_MAX_LENGTH, Claim, DownloadJobStatus, Settlement
+from zotify_async_crud.fields import ERROR_MAX_LENGTH
+from zotify_async_crud.schemas import Claim, DownloadJobStatus, Settlement
 from zotify_async_crud.worker._hooks import Outcome
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
