@@ -69,8 +69,8 @@ class DownloadJobCreate(BaseModel):
 
     Raises:
         pydantic.ValidationError: A value does not fit: ``track_id`` is empty, longer than
-            ``fields.ID_MAX_LENGTH``, or holds a NUL character or a lone surrogate; ``available_at`` has no
-            time zone; a number is out of its range.
+            ``fields.ID_MAX_LENGTH``, or holds a NUL character or a lone surrogate; ``available_at``
+            has no time zone; a number is out of its range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import traceback
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from inspect import signature
 from typing import Any, Final
 
-import asyncpg
 from sqlalchemy import (
     CTE,
     ColumnElement,
@@ -32,10 +27,9 @@ from sqlalchemy import (
     true,
     type_coerce,
 )
-from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, aliased
 from sqlalchemy.sql import Executable
 from sqlalchemy.types import TypeEngine
@@ -44,6 +38,8 @@ from zotify_async_crud._dialects.connections import dedicated
 from zotify_async_crud._dialects.diagnosis import Check
 from zotify_async_crud._dialects.joined import joined
 from zotify_async_crud._dialects.postgresql_diagnosis import checks
+from zotify_async_crud._dialects.postgresql_engine import create_engine
+from zotify_async_crud._dialects.postgresql_errors import translate
 from zotify_async_crud._dialects.postgresql_schema import (
     build_index,
     changing_schema,
@@ -51,54 +47,19 @@ from zotify_async_crud._dialects.postgresql_schema import (
 )
 from zotify_async_crud._dialects.seam import (
     MOST_AT_ONCE,
-    SCHEMA,
     Columns,
     Listed,
     Queue,
     Types,
 )
 from zotify_async_crud.errors import (
-    AccessRefused,
-    ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
-    InvalidValue,
-    SchemaMismatch,
-    TransactionConflict,
     TransactionRequired,
 )
 
-CONNECT_TIMEOUT: Final = 10.0
-"""Seconds until an attempt to connect is given up."""
-
-COMMAND_TIMEOUT: Final = 60.0
-"""Seconds until a statement is given up, so that a dead network cannot hang a caller."""
-
 CHANNEL: Final = "zotify_download_jobs"
 """The channel of LISTEN and NOTIFY that tells of jobs that are due."""
-
-_HIGHEST_PORT: Final = 65_535
-
-# https://www.postgresql.org/docs/current/errcodes-appendix.html: a class is a code's first two
-# characters; a code named in full goes before its class.
-_MEANINGS: Final[dict[str, type[DatabaseError]]] = {
-    "40": TransactionConflict,
-    "55P03": TransactionConflict,  # lock_not_available
-    "08": DatabaseUnavailable,
-    "53": DatabaseUnavailable,  # insufficient resources
-    "57": DatabaseUnavailable,  # shutdown, cancelled or timed out
-    "58": DatabaseUnavailable,  # I/O error
-    "25006": AccessRefused,  # read_only_sql_transaction
-    "28": AccessRefused,
-    "3D": AccessRefused,  # no such database
-    "42501": AccessRefused,  # insufficient_privilege
-    "3F": SchemaMismatch,
-    "42": SchemaMismatch,  # undefined table or column: our own statements have no syntax errors
-    "23": ConstraintViolated,
-    "42P05": DatabaseError,  # see _HINTS
-}
-_POOLER: Final = "prepared statements get lost, as behind PgBouncer: create_engine(pgbouncer=True)"
-_HINTS: Final = {"26000": _POOLER, "42P05": _POOLER}
 
 
 class _PostgreSQL:
@@ -203,23 +164,7 @@ class _PostgreSQL:
         pgbouncer: bool,
         options: Mapping[str, Any],
     ) -> AsyncEngine:
-        _check(url)
-        _check_schema(schema, pgbouncer=pgbouncer)
-        connect_args: dict[str, Any] = {
-            "timeout": CONNECT_TIMEOUT,
-            "command_timeout": COMMAND_TIMEOUT,
-            **(_PGBOUNCER if pgbouncer else {}),
-            **options.get("connect_args", {}),
-        }
-        connect_args["server_settings"] = {
-            "timezone": "UTC",
-            "application_name": "zotify_async_crud",
-            **({} if schema is None else {"search_path": f'"{schema}"'}),
-            **connect_args.get("server_settings", {}),
-        }
-        settings = {"pool_pre_ping": True, **options, "connect_args": connect_args}
-        engine = create_async_engine(url, **settings)
-        engine.update_execution_options(**{SCHEMA: schema})
+        engine = create_engine(url, options, schema=schema, pgbouncer=pgbouncer)
         return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
     def exists(self, url: URL) -> bool:
@@ -249,22 +194,7 @@ class _PostgreSQL:
         raise DatabaseUnavailable("the connection that listens was lost")
 
     def translate(self, error: BaseException) -> DatabaseError | None:
-        # what the driver raises while connecting does not pass through SQLAlchemy's translation
-        cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error
-        code = getattr(cause, "sqlstate", None)
-        if isinstance(code, str):
-            meaning = _MEANINGS.get(code) or _MEANINGS.get(code[:2]) or DatabaseError
-            return meaning(_HINTS.get(code) or _message(cause, meaning), code)
-        if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
-            return DatabaseUnavailable("the connection was lost")
-        # the driver lets bare TimeoutErrors and other OSErrors out, and so may the application
-        if isinstance(error, OSError) and any(_modules(error, "asyncpg")):
-            return DatabaseUnavailable(str(error) or type(error).__name__)
-        if _is_out_of_step(error, _origin(cause)):
-            return DatabaseUnavailable(str(_origin(cause)))
-        if isinstance(error, sa_exc.DBAPIError):
-            return DatabaseError(type(_origin(cause)).__name__)
-        return None
+        return translate(error)
 
 
 def _array(name: str, key: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
@@ -289,80 +219,6 @@ def _due(queue: Queue, rows: Select[Any]) -> tuple[CTE, FromClause]:
 def _is_one_of(key: ColumnElement[str], found: Select[Any]) -> ColumnElement[bool]:
     # An array is made once. A subquery in IN may be run again, and then locks other rows.
     return key == any_(func.array(found.scalar_subquery()))
-
-
-def is_connecting(error: BaseException) -> bool:
-    """Tell whether *error* was raised before there was a connection."""
-    return any(_modules(error, "asyncpg.connect_utils"))
-
-
-def _is_out_of_step(error: BaseException, origin: BaseException | None) -> bool:
-    """Tell whether the driver no longer knows what the server is at, as where that has ended."""
-    return isinstance(origin, asyncpg.InternalClientError) or (
-        # while SQLAlchemy sets up a new connection; of a misuse the driver speaks in other words
-        isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
-    )
-
-
-def _modules(error: BaseException, package: str) -> Iterator[str]:
-    """Yield the modules of *package* that *error* came through."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        name = frame.f_globals.get("__name__", "")
-        if f"{name}.".startswith(f"{package}."):
-            yield name
-
-
-def _unique_statement_name() -> str:
-    return f"__asyncpg_{uuid.uuid4()}__"
-
-
-# Behind a pooler in transaction mode the next statement may reach another server process, which
-# does not know the statements prepared before: cache none, and never use a name twice.
-_PGBOUNCER: Final[dict[str, Any]] = {
-    "statement_cache_size": 0,
-    "prepared_statement_cache_size": 0,
-    "prepared_statement_name_func": _unique_statement_name,
-}
-
-
-def _message(cause: BaseException | None, meaning: type[DatabaseError]) -> str:
-    """Return what the server says, where that holds names only and no values of a row."""
-    origin = _origin(cause)
-    if issubclass(meaning, (AccessRefused, DatabaseUnavailable, SchemaMismatch)):
-        return str(origin).partition("\n")[0]  # DETAIL and HINT follow
-    return type(origin).__name__
-
-
-def _origin(cause: BaseException | None) -> BaseException | None:
-    """Return the driver's own exception, which SQLAlchemy's adapter has wrapped."""
-    return cause.__cause__ if cause is not None and cause.__cause__ is not None else cause
-
-
-# what SQLAlchemy reads from a URL itself; the driver refuses a name that it does not know too late
-_URL_OPTIONS: Final = frozenset(signature(asyncpg.connect).parameters) | {
-    "prepared_statement_cache_size"
-}
-
-
-_SCHEMA_NAME: Final = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_]{0,62}")
-
-
-def _check_schema(schema: str | None, *, pgbouncer: bool) -> None:
-    if schema is None:
-        return
-    if pgbouncer:
-        reason = "PgBouncer passes no search_path on: use ALTER ROLE ... SET search_path"
-        raise InvalidValue("schema", reason)
-    if not isinstance(schema, str) or not _SCHEMA_NAME.fullmatch(schema):
-        reason = "Input should be up to 63 letters, digits and underscores, and not begin with pg_"
-        raise InvalidValue("schema", reason)
-
-
-def _check(url: URL) -> None:
-    if url.port is not None and not 0 < url.port <= _HIGHEST_PORT:
-        raise InvalidValue("url", "Port should be between 1 and 65535")
-    for option in sorted(url.query.keys() - _URL_OPTIONS):
-        raise InvalidValue("url", f"{option} is no option of asyncpg.connect")
 
 
 POSTGRESQL: Final = _PostgreSQL()
