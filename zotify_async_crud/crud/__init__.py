@@ -14,8 +14,6 @@ from zotify_async_crud.crud.claims import (
 )
 from zotify_async_crud.crud.download_jobs import (
     cancel_download_job,
-    create_download_job,
-    create_download_jobs,
     get_all_download_jobs,
     get_download_job,
     get_next_pending_download_job,
@@ -31,6 +29,7 @@ from zotify_async_crud.crud.download_queue import (
     pause_download_queue,
     resume_download_queue,
 )
+from zotify_async_crud.crud.enqueueing import create_download_job, create_download_jobs
 from zotify_async_crud.crud.playlist_sync import create_or_update_playlist, sync_playlists
 from zotify_async_crud.crud.playlists import (
     clear_all_playlists_and_tracks,

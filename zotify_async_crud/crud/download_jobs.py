@@ -1,104 +1,35 @@
-"""The queue of downloads."""
+"""The jobs in the queue: read, picked up, given a status, tried again, cancelled and pruned."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import AsyncGenerator, Collection
+from typing import Final
 
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
-from uuid_utils import uuid7
 
 from zotify_async_crud import _validation as check
 from zotify_async_crud import events, schemas
 from zotify_async_crud._statements import download_jobs as sql
 from zotify_async_crud.crud._pages import Page, decode_key, encode_key
 from zotify_async_crud.crud._session import begin_unit, database_of, execute
+from zotify_async_crud.crud.enqueueing import naming_duplicates
 from zotify_async_crud.errors import (
     ConstraintViolated,
     DownloadJobClaimed,
-    DownloadJobExists,
     DownloadJobNotFound,
     InvalidValue,
     TransactionConflict,
 )
 from zotify_async_crud.models import DownloadJob
-from zotify_async_crud.schemas import DownloadJobStatus, OnDuplicate
+from zotify_async_crud.schemas import DownloadJobStatus
 
 PRUNED: Final = frozenset({DownloadJobStatus.COMPLETED, DownloadJobStatus.CANCELLED})
 """What ``prune_download_jobs`` deletes unless it is told otherwise."""
 
 _STREAM_CHUNK: Final = 500
 """Jobs that a stream reads at a time."""
-
-
-async def create_download_job(
-    db: AsyncSession,
-    job: schemas.DownloadJobCreate,
-    *,
-    on_duplicate: Literal["existing", "error"] = "existing",
-) -> DownloadJob:
-    """Enqueue a download: a new ``pending`` job, which workers see once the caller commits.
-
-    *on_duplicate* decides about a unique job whose track has one that is pending or in progress:
-    that one is returned, as it is, or it is an error.
-
-    Raises:
-        DownloadJobExists: By *on_duplicate*.
-    """
-    database = database_of(db)
-    new = check.job(job)
-    policy = check.validated("on_duplicate", check.ON_DUPLICATE, on_duplicate)
-    if policy is OnDuplicate.SKIP:
-        raise InvalidValue("on_duplicate", "Input should be 'existing' or 'error' for a single job")
-    if new.unique and policy is OnDuplicate.EXISTING:
-        (job_id,) = await create_download_jobs(db, [new])
-        created: DownloadJob = (await execute(db, sql.get_download_job(job_id))).scalar_one()
-        return created
-    with _duplicates() if new.unique else contextlib.nullcontext():
-        created = (await execute(db, sql.create_download_job(database, new))).scalar_one()
-    events.jobs_became_due(db)
-    return created
-
-
-async def create_download_jobs(
-    db: AsyncSession,
-    jobs: Sequence[schemas.DownloadJobCreate],
-    *,
-    on_duplicate: OnDuplicate | Literal["existing", "skip", "error"] = OnDuplicate.EXISTING,
-) -> list[str]:
-    """Enqueue downloads in one statement, however many; return their job ids, in the order given.
-
-    All are created at the same moment, and are due in the order given. *on_duplicate* decides about
-    unique jobs whose track has one that is pending or in progress already, or earlier in *jobs*:
-    the id of that one is returned instead (``existing``), it is left out (``skip``), or it is an
-    error. Whoever asks for one track at the same time, there is one job.
-
-    Raises:
-        DownloadJobExists: By *on_duplicate*; nothing was written.
-    """
-    database_of(db)
-    new = {str(uuid7()): job for job in check.jobs(jobs)}
-    policy = check.validated("on_duplicate", check.ON_DUPLICATE, on_duplicate)
-    if not new:
-        return []
-    events.jobs_became_due(db)
-    if not any(job.unique for job in new.values()):
-        await _insert(db, new)
-        return list(new)
-    first = _first_by_track(new)
-    if policy is OnDuplicate.ERROR and len(first) < len(new):
-        raise DownloadJobExists
-    if policy is OnDuplicate.ERROR:
-        with _duplicates():
-            await _insert(db, first)
-        return list(new)
-    inserted = await _insert_missing(db, first)
-    if policy is OnDuplicate.SKIP:
-        return [job_id for job_id in new if job_id in inserted]
-    return await _existing(db, new, inserted)
 
 
 async def get_download_job(db: AsyncSession, job_id: str) -> DownloadJob | None:
@@ -201,7 +132,7 @@ async def update_download_job_status(
         check.validated("error", check.ERROR, error),
         check.validated("progress", check.PROGRESS, progress),
     )
-    with _duplicates():
+    with naming_duplicates():
         updated: DownloadJob | None = (await execute(db, *query)).scalar_one_or_none()
     if updated is None:
         if await get_download_job(db, _job_id(job)) is None:
@@ -269,62 +200,6 @@ async def prune_download_jobs(
         check.validated("limit", check.DELETED_AT_ONCE, limit),
     )
     return len((await execute(db, statement)).all())
-
-
-@contextlib.contextmanager
-def _duplicates() -> Iterator[None]:
-    """Say what the only constraint means that values which were checked can violate."""
-    try:
-        yield
-    except ConstraintViolated as error:
-        raise DownloadJobExists from error
-
-
-def _first_by_track(
-    new: Mapping[str, schemas.DownloadJobCreate],
-) -> dict[str, schemas.DownloadJobCreate]:
-    """Leave out the unique jobs whose track has one before; whoever locks tracks locks in order."""
-    tracks: set[str] = set()
-    first = {}
-    for job_id, job in new.items():
-        if not job.unique or job.track_id not in tracks:
-            first[job_id] = job
-        if job.unique:
-            tracks.add(job.track_id)
-    return dict(sorted(first.items(), key=lambda item: item[1].track_id))
-
-
-async def _insert(db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]) -> None:
-    await execute(db, *sql.create_download_jobs(database_of(db), new, skip_duplicates=False))
-
-
-async def _insert_missing(
-    db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]
-) -> set[str]:
-    query = sql.create_download_jobs(database_of(db), new, skip_duplicates=True)
-    return set((await execute(db, *query)).scalars())
-
-
-async def _existing(
-    db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate], inserted: set[str]
-) -> list[str]:
-    """Return for each new job its id, or that of the unique job which was there before."""
-    found: dict[str, str] = {}
-    while True:
-        missing = {
-            job_id: job
-            for job_id, job in new.items()
-            if job_id not in inserted and job.track_id not in found
-        }
-        if not missing:
-            break
-        tracks = sorted({job.track_id for job in missing.values()})
-        rows = await execute(db, *sql.active_unique_jobs(database_of(db), tracks))
-        found |= {row.track_id: row.job_id for row in rows}
-        # what finished in between stands in nobody's way any more
-        gone = {i: job for i, job in _first_by_track(missing).items() if job.track_id not in found}
-        inserted |= await _insert_missing(db, gone) if gone else set()
-    return [job_id if job_id in inserted else found[job.track_id] for job_id, job in new.items()]
 
 
 def _job_id(job: DownloadJob) -> str:
