@@ -17,7 +17,7 @@ from zotify_async_crud.errors import InvalidExport, ZotifyCrudError
 from zotify_async_crud.importers import (
     Export,
     Problem,
-    account_data,
+    _json_lists,
     read_export,
     stream_export,
 )
@@ -380,7 +380,7 @@ def test_a_large_file_is_not_read_whole_to_tell_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it is wrong it tells less."""
-    monkeypatch.setattr(account_data, "_SMALL", 10)
+    monkeypatch.setattr(_json_lists, "_SMALL", 10)
     path = tmp_path / "Playlist1.json"
     for content, reason in (
         ('{"history": [1, 2, 3]}', "neither playlists nor tracks are in this file"),

@@ -21,7 +21,7 @@ from typing import Annotated, Any, BinaryIO, Final, TypeAlias
 import ijson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError, from_json
+from pydantic_core import PydanticCustomError
 
 from zotify_async_crud import fields
 from zotify_async_crud.errors import InvalidExport
@@ -35,10 +35,10 @@ from zotify_async_crud.importers._imported import (
     problems_of,
     without_wrong_entries,
 )
+from zotify_async_crud.importers._json_lists import entries_of, explained, text_if_small
 from zotify_async_crud.schemas import PlaylistData, TrackData
 
 LIBRARY: Final = "YourLibrary.json"
-
 
 Numbered: TypeAlias = Iterator[tuple[int, Any]]
 
@@ -51,11 +51,8 @@ _TRACK_ID: Final = re.compile(rf"[^\s:\x00]{{1,{fields.ID_MAX_LENGTH}}}")
 
 _PLAYLIST_IDS: Final = uuid.UUID("0198f5c2-53a1-7c66-9d0e-2f6b8a4c71d3")
 
+_LISTS: Final = frozenset({"playlists", "tracks", "episodes"})
 _TRACKS_AT_ONCE: Final = 5_000
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-
-_SMALL: Final = 64 * 2**20
-"""Bytes of a file that may be read whole, to tell what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +201,7 @@ class _Reader:
         is_empty = True
         try:
             with self._path.open("rb") as file:
-                for key, entries in groupby(_entries(file), itemgetter(0)):
+                for key, entries in groupby(entries_of(file, _LISTS), itemgetter(0)):
                     numbered = enumerate(entry for _, entry in entries)
                     for imported in self._readers[key](numbered, namesakes):
                         is_empty = False
@@ -214,7 +211,7 @@ class _Reader:
         except OSError as error:
             raise InvalidExport(self._path, error.strerror or str(error)) from error
         except ijson.JSONError as error:
-            raise InvalidExport(self._path, _explained(self._path, error)) from error
+            raise InvalidExport(self._path, explained(self._path, error)) from error
 
     @property
     def _readers(self) -> Mapping[str, Callable[[Numbered, Counter[str]], Iterator[Imported]]]:
@@ -263,7 +260,7 @@ class _Reader:
 
     def _check_kind(self, file: BinaryIO) -> None:
         """Make sure that a file in which nothing was found is one of an export, if an empty one."""
-        if (text := _if_small(file)) is None:
+        if (text := text_if_small(file)) is None:
             raise InvalidExport(self._path, _NEITHER)
         try:
             content = _File.model_validate_json(text)
@@ -276,69 +273,6 @@ class _Reader:
 
 
 _NEITHER: Final = "neither playlists nor tracks are in this file"
-
-
-def _entries(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """Yield what stands in the lists of a document, one by one, each with the key of its list."""
-    if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
-        file.seek(0)
-    key, in_list, depth = "", False, 0
-    for event, value in (events := ijson.basic_parse(file, use_float=True)):
-        depth += _STEPS.get(event, 0)
-        if depth == 1:
-            key, in_list = value if event == "map_key" else key, False
-        elif depth > 1 and event == "start_array" and not in_list:
-            in_list = depth == _IN_LIST and key in _LISTS
-        elif in_list:
-            yield key, _built(event, value, events)
-            depth = _IN_LIST
-        if depth > _DEEPEST:  # parsers that note the path to each place run out of memory
-            raise ijson.JSONError("nested too deeply")
-
-
-def _built(event: str, value: Any, events: Iterator[tuple[str, Any]]) -> Any:
-    """Return the value that begins with *event*, and whose others come next."""
-    builder = ijson.ObjectBuilder()
-    builder.event(event, value)
-    depth = _STEPS.get(event, 0)
-    while depth:
-        event, value = next(events)
-        builder.event(event, value)
-        depth += _STEPS.get(event, 0)
-        if depth > _DEEPEST:
-            raise ijson.JSONError("nested too deeply")
-    return builder.value
-
-
-_LISTS: Final = frozenset({"playlists", "tracks", "episodes"})
-_IN_LIST: Final = 2
-_DEEPEST: Final = 100
-_STEPS: Final = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
-
-
-def _if_small(file: BinaryIO) -> str | None:
-    """Return the whole file, if it may be read whole.
-
-    Raises:
-        UnicodeDecodeError: It is no UTF-8.
-    """
-    file.seek(0)
-    content = file.read(_SMALL + 1)
-    return None if len(content) > _SMALL else content.decode("utf-8-sig")
-
-
-def _explained(path: Path, error: ijson.JSONError) -> str:
-    """Return what is wrong with the JSON and where; the streaming parser says where only seldom."""
-    try:
-        with path.open("rb") as file:
-            text = _if_small(file)
-        if text is not None:
-            from_json(text)
-    except UnicodeDecodeError as undecodable:
-        return f"byte {undecodable.start} is not UTF-8"
-    except ValueError as invalid:
-        return f"Invalid JSON: {invalid}"
-    return f"Invalid JSON: {str(error).partition(chr(10))[0]}"
 
 
 def _files(path: Path) -> list[Path]:
