@@ -51,8 +51,9 @@ _Ids: TypeAlias = TypeAdapter[str]
 _JOB_ID: Final[_Ids] = TypeAdapter(Annotated[fields.Id, Field(max_length=JOB_ID_MAX_LENGTH)])
 _INSTANT: Final[TypeAdapter[dt.datetime]] = TypeAdapter(fields.Instant)
 
-# as the driver gives those of PostgreSQL
 _NO_TEXT: Final = "what cannot be read, such as a text that is not UTF-8"
+
+# as the driver gives those of PostgreSQL
 _INFINITE: Final = frozenset({dt.datetime.min, dt.datetime.max})  # noqa: DTZ901 - without a zone
 
 
