@@ -37,7 +37,8 @@ SUCCESS, FAILURE, USAGE, UNREACHABLE, SCHEMA = range(5)
 """Exit codes: all is done; it is not, and a line on stderr says why; the options are wrong; the
 database cannot be reached; its tables are not those of this version."""
 
-_CREDENTIALS: Final = re.compile(r"://[^\s/@]*@")
+_OF_A_URL: Final = re.compile(r"://\S+")
+"""All after the scheme: a password may hold any character, and stand in the query."""
 _CODES: Final[dict[type[Exception], int]] = {
     CycloptsError: USAGE,
     WrongUsage: USAGE,
@@ -95,4 +96,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _of_usage(error: CycloptsError) -> str:
     """Return one line. It may quote a database's URL, which may have a password."""
-    return _CREDENTIALS.sub("://***@", " ".join(str(error).split()))
+    return _OF_A_URL.sub("://***", " ".join(str(error).split()))
