@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,45 @@ def test_tables_without_a_revision_are_dropped_too(empty_shell: Shell) -> None:
     back = empty_shell.json("migrate", "--to", "base", "--yes")
     assert back == {"before": NEWEST, "after": None}
     assert "there are none" in empty_shell.complaint("stats", code=4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("migrate",), ("migrate", "--to", "base", "--yes"), ("import",), ("import", "--dry-run")],
+)
+def test_tables_of_somebody_else_are_left_alone(
+    empty_shell: Shell, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """As are those of the original, for which there is a command."""
+    empty_shell.execute("CREATE TABLE tracks (id INTEGER)")
+    export = (str(small_export(tmp_path)),) if "import" in arguments else ()
+    complaint = empty_shell.complaint(*arguments, *export, code=4)
+    assert "they have no revision, and are not those of this version" in complaint
+
+
+def test_a_dry_run_looks_at_tables_without_a_revision(empty_shell: Shell, tmp_path: Path) -> None:
+    """It tells what an import would do to them, and leaves the revision unwritten."""
+    export = str(small_export(tmp_path))
+    empty_shell.run("import", export)
+    empty_shell.execute(f"DROP TABLE {migrations.VERSION_TABLE}")
+    found = json.loads(empty_shell.both("import", export, "--dry-run", "--json")[0])
+    assert found["tracks_created"] == 0
+    assert found["playlists"]["playlists_unchanged"] == 1
+    assert empty_shell.do(migrations.current_revision) is None
+
+
+def test_what_only_looks_at_a_file_leaves_it_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An import that is tried finds no tables in it, and does not switch how it is written."""
+    path = tmp_path / "zotify.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE others (id INTEGER)")
+    before = path.read_bytes()
+    shell = Shell(f"sqlite:///{path}", capsys)
+    shell.both("import", str(small_export(tmp_path)), "--dry-run")
+    shell.complaint("stats", code=4)
+    assert path.read_bytes() == before
 
 
 def test_what_does_nothing_makes_no_file(

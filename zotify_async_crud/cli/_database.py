@@ -13,6 +13,7 @@ from zotify_async_crud._dialects import database_for
 from zotify_async_crud._transactions import Sessions
 from zotify_async_crud.cli._options import Target
 from zotify_async_crud.errors import DatabaseUnavailable, OutcomeUnknown, SchemaMismatch
+from zotify_async_crud.migrations._tables import tables_in
 
 
 @contextlib.asynccontextmanager
@@ -68,8 +69,8 @@ async def writing(target: Target, **options: Any) -> AsyncIterator[AsyncSession]
 @contextlib.asynccontextmanager
 async def prepared(target: Target) -> AsyncIterator[Sessions]:
     """Yield sessions on a database that gets its tables if it is new; an old one is no new one."""
+    await is_made(target)
     async with opened(target) as engine:
-        await check_if_made(engine)
         await migrations.upgrade(engine)
         yield database.create_session_factory(engine)
 
@@ -77,10 +78,8 @@ async def prepared(target: Target) -> AsyncIterator[Sessions]:
 @contextlib.asynccontextmanager
 async def rehearsing(target: Target) -> AsyncIterator[Sessions]:
     """Yield sessions on what *target* has, or, if it is new, on tables that nobody else sees."""
-    async with opened(target) as engine:
-        await check_if_made(engine)
-        is_made = exists(engine) and await migrations.current_revision(engine) is not None
-    async with prepared(target if is_made else Target("sqlite://")) as sessions:
+    sessions_on = checked(target) if await is_made(target) else prepared(Target("sqlite://"))
+    async with sessions_on as sessions:
         yield sessions
 
 
@@ -94,14 +93,35 @@ def check_exists(engine: AsyncEngine) -> None:
         raise SchemaMismatch("there is no such file: run `zotify-async-crud migrate`")
 
 
-async def check_if_made(engine: AsyncEngine) -> None:
-    """Make sure that the tables are those of this version, or that nobody has made any yet.
+async def is_made(target: Target) -> bool:
+    """Tell whether there are tables yet; it only looks.
 
     Raises:
-        SchemaMismatch: They are older or newer.
+        SchemaMismatch: There are, and they are not those of this version.
     """
-    if exists(engine) and await migrations.current_revision(engine) is not None:
+    async with opened(target, read_only=True) as engine:
+        if await revision_in(engine) is None:
+            return False
         await migrations.check_schema(engine)
+        return True
+
+
+async def revision_in(engine: AsyncEngine) -> str | None:
+    """Return the revision of the tables, also where it is not written, or None if there are none.
+
+    Raises:
+        SchemaMismatch: It is not written, and they are not those of this version.
+    """
+    if not exists(engine):
+        return None
+    with database.translated_errors(lost=DatabaseUnavailable):
+        async with engine.connect() as connection:
+            has_tables = bool(await connection.run_sync(tables_in))
+    revision = await migrations.current_revision(engine)
+    if revision is not None or not has_tables:
+        return revision
+    await migrations.check_schema(engine)
+    return migrations.newest_revision()
 
 
 def exists(engine: AsyncEngine) -> bool:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from zotify_async_crud import demo
-from zotify_async_crud.cli._database import check_if_made, opened
+from zotify_async_crud.cli._database import is_made
 from zotify_async_crud.cli._keys import keyring
 from zotify_async_crud.cli._options import AsJson, Target, whole
 from zotify_async_crud.cli._output import complain, reporter, say, show_facts, show_json
@@ -53,8 +53,7 @@ async def run_demo(
     A run that was killed goes on where it stopped when it is started again. Several may work on one
     database at a time; each ends when no job is left, also of those that others hold.
     """
-    async with opened(Target(database_url)) as engine:
-        await check_if_made(engine)
+    await is_made(Target(database_url))
     chance = random.Random()
     with reporter(stderr=json) as progress:
         summary = await demo.run(

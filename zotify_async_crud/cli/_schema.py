@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterator
@@ -13,13 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from zotify_async_crud import adoption, migrations
 from zotify_async_crud.adoption import AdoptionReport
-from zotify_async_crud.cli._database import existing, exists, opened
+from zotify_async_crud.cli._database import existing, opened, revision_in
 from zotify_async_crud.cli._input import confirm
 from zotify_async_crud.cli._keys import KEYS, keyring
 from zotify_async_crud.cli._options import HERE, AsJson, Target, Yes
 from zotify_async_crud.cli._output import PROGRAM, complain, say, show_facts, show_json
 from zotify_async_crud.encryption import TokenInClear
-from zotify_async_crud.errors import SchemaMismatch
 from zotify_async_crud.migrations._revisions import check_revision
 
 _TO: Final = Parameter(
@@ -42,7 +40,7 @@ async def migrate(
     """
     check_revision(to, "base", "head")
     async with opened(target) as engine:
-        before = await _revision(engine) if exists(engine) else None
+        before = await revision_in(engine)
         after = await _moved(engine, before, to, yes=yes)
     if json:
         show_json({"before": before, "after": after})
@@ -62,16 +60,6 @@ async def _moved(engine: AsyncEngine, before: str | None, to: str, *, yes: bool)
     await confirm(f"Take the tables from revision {after} back to {to}?", yes=yes)
     await migrations.downgrade(engine, to)
     return await migrations.current_revision(engine)
-
-
-async def _revision(engine: AsyncEngine) -> str | None:
-    """Return the revision of the tables, also where it is not written."""
-    revision = await migrations.current_revision(engine)
-    if revision is None:
-        with contextlib.suppress(SchemaMismatch):  # there are none, or they are somebody else's
-            await migrations.check_schema(engine)
-            return migrations.newest_revision()
-    return revision
 
 
 async def adopt(
