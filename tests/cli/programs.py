@@ -66,13 +66,14 @@ def run(folder: Path, *arguments: str, **variables: str) -> Finished:
     )
 
 
-def start(folder: Path, *arguments: str) -> Running:
+def start(folder: Path, *arguments: str, stdin: int | None = None) -> Running:
     """Start the program in *folder*; its output goes to the file ``output`` there."""
     with (folder / "output").open("w") as output, _interruptible():
         return subprocess.Popen(
             [*PROGRAM, *arguments],
             cwd=folder,
             env=environment(),
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,

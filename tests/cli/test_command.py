@@ -218,6 +218,7 @@ def test_a_fraction_is_no_number_of_things(arguments: tuple[str, ...]) -> None:
 
 _REDIRECTIONS: Final = {
     "stdin": ("enqueue --stdin <&-", 0, ""),
+    "stdin that only writes": ("enqueue --stdin 0>/dev/null", 1, "Bad file descriptor"),
     "stdin of a question": ("token delete <&-", 2, "Nobody can answer here"),
     "stdout": ("jobs list >&-", 0, ""),
     "stderr": ("jobs list --limit 0 2>&-", 2, ""),

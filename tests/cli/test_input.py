@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.cli.programs import CTRL_C, PROGRAM, environment, run_on_terminal
+from tests.cli.programs import CTRL_C, PROGRAM, TIMEOUT, environment, run_on_terminal, start
 from tests.cli.shell import Shell
 
 DESTRUCTIVE: Final = [
@@ -17,6 +18,7 @@ DESTRUCTIVE: Final = [
     ("migrate", "--to", "base"),
 ]
 ENTER, CTRL_D = "\r", "\x04"
+MORE_THAN_A_PIPE_HOLDS: Final = "t1\n" * 100_000
 QUESTION: Final = r"\? \[y/N\] "
 
 
@@ -69,3 +71,17 @@ def test_what_destroys_asks_first(shell: Shell, tmp_path: Path, command: tuple[s
     code, drawn = run_on_terminal(tmp_path, *command, press="y" + ENTER, at=QUESTION)
     assert code == 0, drawn
     assert (shell.json("migrate")["before"] is None) is (command[0] == "migrate")
+
+
+def test_an_interrupt_ends_the_wait_for_standard_input(shell: Shell, tmp_path: Path) -> None:
+    """At once, and nothing of what has come is enqueued."""
+    command = ("enqueue", "--stdin", "--database-url", shell.url)
+    process = start(tmp_path, *command, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(MORE_THAN_A_PIPE_HOLDS)  # which is over when the process reads
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT) == 130
+    [line] = (tmp_path / "output").read_text().splitlines()
+    assert line.startswith("Interrupted")
+    assert shell.json("jobs", "list")["items"] == []
+    process.stdin.close()

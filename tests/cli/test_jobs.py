@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-import io
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -101,22 +103,33 @@ def test_a_list_can_be_of_one_status(shell: Shell) -> None:
     assert listed(shell, "--status", "cancelled") == []
 
 
-def test_ids_come_by_a_pipe(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_come_by_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """After those that are given; blank lines are none, nor is the mark that editors begin with."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("\ufefft2\n\n  t3 \r\n"))
-    assert len(enqueue(shell, "t1", "--stdin")) == 3
-    assert listed(shell) == ["t3", "t2", "t1"]
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert shell.json("enqueue", "--stdin") == []
+    with _standard_input(monkeypatch, b"\xef\xbb\xbft2\n\n  t3 \r\nt\xc3\xa9"):
+        assert len(enqueue(shell, "t1", "--stdin")) == 4
+    assert listed(shell) == ["t\u00e9", "t3", "t2", "t1"]
+    with _standard_input(monkeypatch, b""):
+        assert shell.json("enqueue", "--stdin") == []
 
 
-def test_a_pipe_without_text_is_refused(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_without_text_is_refused(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line, and no job."""
-    binary = io.TextIOWrapper(io.BytesIO(b"t1\n\xff\xfe\n"), encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", binary)
-    complaint = shell.complaint("enqueue", "--stdin", code=2)
-    assert complaint == "What comes by standard input is no text"
+    with _standard_input(monkeypatch, b"t1\n\xff\xfe\n"):
+        complaint = shell.complaint("enqueue", "--stdin", code=2)
+    assert complaint == "What comes by standard input is no text in UTF-8"
     assert listed(shell) == []
+
+
+@contextlib.contextmanager
+def _standard_input(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> Iterator[None]:
+    """Let *sent* come by the standard input of the commands in the block."""
+    with tempfile.TemporaryFile("w+") as file:
+        file.buffer.write(sent)
+        file.seek(0)
+        monkeypatch.setattr("sys.stdin", file)
+        yield
 
 
 def test_nothing_to_enqueue_is_a_wrong_usage(shell: Shell) -> None:

@@ -94,7 +94,7 @@ async def enqueue(
     """Put downloads into the queue, all or none, and print the ids of their jobs, one a line."""
     if not (track_ids or stdin):
         raise WrongUsage("Give the ids of tracks, or --stdin")
-    found = [*(track_ids or ()), *(lines_of_stdin() if stdin else ())]
+    found = [*(track_ids or ()), *(await lines_of_stdin() if stdin else ())]
     jobs = [{"track_id": track_id, **asdict(wishes)} for track_id in found]
     new = _validation.validated("jobs", _validation.JOBS, jobs)
     async with writing(target) as db:
