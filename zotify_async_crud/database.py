@@ -33,7 +33,8 @@ def create_engine(
 ) -> AsyncEngine:
     """Return an engine for ``postgresql+asyncpg://…`` or ``sqlite+aiosqlite:///…``.
 
-    *options* go to SQLAlchemy's ``create_async_engine`` and win over what is set here:
+    *options* go to SQLAlchemy's ``create_async_engine`` and win over what is set here, and so do
+    those of the driver in the query of *url*, such as ``?timeout=5``:
 
     - PostgreSQL: 10 s to connect, 60 s for a statement, a check of each pooled connection before
       use (``pool_pre_ping``), UTC. The tables are in *schema*, which ``migrations.upgrade``
@@ -51,7 +52,8 @@ def create_engine(
 
     Raises:
         UnsupportedDatabase: The URL names another database or driver.
-        InvalidValue: *url* is no URL, or *schema* no schema's name.
+        InvalidValue: *url* is no URL, or has an option or a value that the driver does not know,
+            or *schema* is no schema's name.
     """
     try:
         database, full_url = database_for_url(make_url(url))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import stat
 import traceback
@@ -27,8 +28,10 @@ from zotify_async_crud._dialects.types import Real, UTCDateTime
 from zotify_async_crud.encryption import SealedText, StoredText
 from zotify_async_crud.errors import (
     AccessRefused,
+    DatabaseError,
     DatabaseUnavailable,
     InvalidValue,
+    OutcomeUnknown,
     TransactionConflict,
     UnsupportedDatabase,
 )
@@ -91,6 +94,43 @@ async def test_a_busy_timeout_of_the_callers_wins_and_the_rest_stays(url: str) -
     assert await ask(engine, "PRAGMA foreign_keys") == 1
     assert isinstance(engine.pool, NullPool)
     await engine.dispose()
+
+
+@only_sqlite
+async def test_a_busy_timeout_may_stand_in_the_url(url: str) -> None:
+    """Where it replaces the default, and is replaced by an argument."""
+    engine = database.create_engine(f"{url}?timeout=0.5")
+    assert await ask(engine, "PRAGMA busy_timeout") == 500
+    await engine.dispose()
+    engine = database.create_engine(f"{url}?timeout=0.5", connect_args={"timeout": 0.25})
+    assert await ask(engine, "PRAGMA busy_timeout") == 250
+    await engine.dispose()
+
+
+@only_postgresql
+async def test_timeouts_may_stand_in_the_url(url: str) -> None:
+    """As numbers, though the driver would take them as the texts they are there."""
+    timed = make_url(url).update_query_dict({"command_timeout": "0.2", "statement_cache_size": "0"})
+    engine = database.create_engine(timed)
+    with pytest.raises(OutcomeUnknown), database.translated_errors():
+        await ask(engine, "SELECT pg_sleep(60)")
+    await engine.dispose()
+
+
+@only_postgresql
+async def test_what_is_wrong_with_the_encryption_of_a_connection_is_told(url: str) -> None:
+    """In the driver's words, as it looks for the file of a certificate, for instance."""
+    engine = database.create_engine(make_url(url).update_query_dict({"ssl": "perhaps"}))
+    with pytest.raises(DatabaseError, match="one of: disable, allow"), database.translated_errors():
+        await ask(engine, "SELECT 1")
+
+
+async def test_a_pipe_is_no_database(tmp_path: Path) -> None:
+    """It is refused, and not waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    engine = database.create_engine(f"sqlite:///{tmp_path}/pipe")
+    with pytest.raises(AccessRefused, match="Is a pipe"):
+        await ask(engine, "SELECT 1")
 
 
 @only_postgresql
@@ -164,8 +204,8 @@ async def test_the_switch_to_the_log_is_given_up_in_the_end(
         reader.executescript("CREATE TABLE other (id); BEGIN; SELECT * FROM other")
         engine = database.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
 
-        with pytest.raises(TransactionConflict):
-            await migrations.upgrade(engine)
+        with pytest.raises(TransactionConflict), database.translated_errors():
+            await ask(engine, "SELECT 1")
 
     await engine.dispose()
 
@@ -420,8 +460,18 @@ def everything_about(error: BaseException) -> str:
         "postgresql://u:pa55@h:port/d",
         "postgresql://u:pa55@h:65536/d",
         "postgresql://u:pa55@h/d?no_such_option=1",
+        "postgresql://u:pa55@h/d?loop=1",
+        "postgresql://u:pa55@h/d?timeout=soon",
+        "postgresql://u:pa55@h/d?timeout=0",
+        "postgresql://u:pa55@h/d?command_timeout=1&command_timeout=2",
+        "postgresql://u:pa55@h/d?statement_cache_size=0.5",
+        "postgresql://u:pa55@h/d?prepared_statement_cache_size=many",
         "sqlite:///a\0b",
         "sqlite:///zotify.db?timeout=soon",
+        "sqlite:///zotify.db?timeout=1&timeout=2",
+        "sqlite:///zotify.db?cached_statements=99999999999999999999",
+        "sqlite:///zotify.db?mode=ro",
+        "sqlite:///zotify.db?uri=perhaps",
         "",
     ],
 )

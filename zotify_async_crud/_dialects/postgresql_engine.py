@@ -23,10 +23,20 @@ COMMAND_TIMEOUT: Final = 60.0
 
 _HIGHEST_PORT: Final = 65_535
 
-# SQLAlchemy reads the one itself. The driver would refuse an unknown name only as it connects.
-_URL_OPTIONS: Final = frozenset(signature(asyncpg.connect).parameters) | {
+# What a URL may hold: the driver would refuse the others, and numbers that are texts, only as it
+# connects. SQLAlchemy reads prepared_statement_cache_size itself.
+_OBJECTS: Final = {"connection_class", "loop", "record_class", "server_settings"}
+_URL_OPTIONS: Final = frozenset(signature(asyncpg.connect).parameters) - _OBJECTS | {
     "prepared_statement_cache_size"
 }
+_SECONDS: Final = {"command_timeout", "timeout"}
+_COUNTS: Final = {
+    "max_cacheable_statement_size",
+    "max_cached_statement_lifetime",
+    "statement_cache_size",
+}
+_POSITIVE: Final = re.compile(r"(?=.*[1-9])[0-9]{1,9}(\.[0-9]{1,9})?")
+_WHOLE: Final = re.compile(r"[0-9]{1,9}")
 
 _SCHEMA_NAME: Final = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_]{0,62}")
 
@@ -53,6 +63,7 @@ def create_engine(
     connect_args: dict[str, Any] = {
         "timeout": CONNECT_TIMEOUT,
         "command_timeout": COMMAND_TIMEOUT,
+        **_numbers(url),
         **(_PGBOUNCER if pgbouncer else {}),
         **options.get("connect_args", {}),
     }
@@ -73,6 +84,21 @@ def _check(url: URL) -> None:
         raise InvalidValue("url", "Port should be between 1 and 65535")
     for option in sorted(url.query.keys() - _URL_OPTIONS):
         raise InvalidValue("url", f"{option} is no option of asyncpg.connect")
+
+
+def _numbers(url: URL) -> dict[str, float]:
+    """Return the numbers among the options of *url*, which are texts there."""
+    numbers: dict[str, float] = {}
+    for option, given in url.query.items():
+        if option in _SECONDS:
+            if not _POSITIVE.fullmatch(str(given)):
+                raise InvalidValue("url", f"{option} should be a positive number of seconds")
+            numbers[option] = float(str(given))
+        elif option in _COUNTS:
+            if not _WHOLE.fullmatch(str(given)):
+                raise InvalidValue("url", f"{option} should be a whole number")
+            numbers[option] = int(str(given))
+    return numbers
 
 
 def _check_schema(schema: str | None, *, pgbouncer: bool) -> None:

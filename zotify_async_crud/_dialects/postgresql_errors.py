@@ -56,7 +56,7 @@ def translate(error: BaseException) -> DatabaseError | None:
     if _is_out_of_step(error, _origin(cause)):
         return DatabaseUnavailable(str(_origin(cause)))
     if isinstance(error, sa_exc.DBAPIError):
-        return DatabaseError(type(_origin(cause)).__name__)
+        return DatabaseError(_of_driver(_origin(cause)))
     return None
 
 
@@ -79,6 +79,13 @@ def _modules(error: BaseException, package: str) -> Iterator[str]:
         name = frame.f_globals.get("__name__", "")
         if f"{name}.".startswith(f"{package}."):
             yield name
+
+
+def _of_driver(origin: BaseException | None) -> str:
+    """Return what the driver says, where that is about how it was set up and not about a row."""
+    if isinstance(origin, asyncpg.ClientConfigurationError):
+        return str(origin).partition("\n")[0]  # DETAIL and HINT follow
+    return type(origin).__name__
 
 
 def _message(cause: BaseException | None, meaning: type[DatabaseError]) -> str:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
@@ -17,7 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from zotify_async_crud.errors import AccessRefused
+from zotify_async_crud.errors import AccessRefused, InvalidValue
 
 BUSY_TIMEOUT: Final = 30.0
 """Seconds that a transaction waits for the file's only writer before it gives up."""
@@ -31,6 +32,13 @@ _ONE_CONNECTION: Final[dict[str, Any]] = {
     "pool_size": 1,
     "max_overflow": 0,
 }
+_URL_OPTIONS: Final = {
+    "cached_statements",
+    "check_same_thread",
+    "detect_types",
+    "isolation_level",
+    "timeout",
+}
 _IN_MEMORY: Final = {None, "", ":memory:"}
 
 
@@ -39,6 +47,7 @@ def create_engine(url: URL, options: Mapping[str, Any], *, read_only: bool) -> A
     connect_args = {
         "timeout": BUSY_TIMEOUT,
         "factory": _Connection,
+        **_options_of(url),
         **options.get("connect_args", {}),
     }
     pool = {} if read_only or "poolclass" in options else _ONE_CONNECTION
@@ -51,6 +60,19 @@ def create_engine(url: URL, options: Mapping[str, Any], *, read_only: bool) -> A
     autocommit = options.get("isolation_level") == "AUTOCOMMIT"
     _begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", autocommit=autocommit)
     return engine
+
+
+def _options_of(url: URL) -> Mapping[str, Any]:
+    """Return the driver's options that *url* holds; with ``uri``, the others are SQLite's."""
+    if "uri" not in url.query:
+        for option in sorted(url.query.keys() - _URL_OPTIONS):
+            raise InvalidValue("url", f"{option} is no option of sqlite3.connect")
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        _, options = url.get_dialect()().create_connect_args(url)
+        sqlite3.connect(":memory:", **options).close()
+        return options
+    # outside the block, so that no __context__ shows the URL
+    raise InvalidValue("url", f"sqlite3.connect takes no such {', '.join(sorted(url.query))}")
 
 
 def is_in_memory(url: URL) -> bool:
@@ -82,10 +104,13 @@ def _create_as_private(engine: AsyncEngine, url: URL) -> None:
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def create(*_: object) -> None:
+        path = Path(str(url.database))
         try:
-            os.close(os.open(str(url.database), os.O_CREAT | os.O_RDONLY, 0o600))
+            if path.is_fifo():  # which would be waited for
+                raise AccessRefused(f"Is a pipe: {path}")
+            os.close(os.open(path, os.O_CREAT | os.O_RDONLY, 0o600))
         except OSError as error:
-            raise AccessRefused(f"{error.strerror}: {url.database}") from error
+            raise AccessRefused(f"{error.strerror}: {path}") from error
 
 
 def _keep_in_memory(engine: AsyncEngine) -> None:
