@@ -55,9 +55,7 @@ def translate(error: BaseException) -> DatabaseError | None:
         return DatabaseUnavailable(str(error) or type(error).__name__)
     if _is_out_of_step(error, _origin(cause)):
         return DatabaseUnavailable(str(_origin(cause)))
-    if isinstance(error, sa_exc.DBAPIError):
-        return DatabaseError(_of_driver(_origin(cause)))
-    return None
+    return _of_driver(error)
 
 
 def is_connecting(error: BaseException) -> bool:
@@ -81,11 +79,13 @@ def _modules(error: BaseException, package: str) -> Iterator[str]:
             yield name
 
 
-def _of_driver(origin: BaseException | None) -> str:
+def _of_driver(error: BaseException) -> DatabaseError | None:
     """Return what the driver says, where that is about how it was set up and not about a row."""
+    # SQLAlchemy 2.0 wraps nothing that the driver raises while connecting
+    origin = _origin(error.orig) if isinstance(error, sa_exc.DBAPIError) else error
     if isinstance(origin, asyncpg.ClientConfigurationError):
-        return str(origin).partition("\n")[0]  # DETAIL and HINT follow
-    return type(origin).__name__
+        return DatabaseError(str(origin).partition("\n")[0])  # DETAIL and HINT follow
+    return DatabaseError(type(origin).__name__) if origin is not error else None
 
 
 def _message(cause: BaseException | None, meaning: type[DatabaseError]) -> str:
