@@ -131,14 +131,20 @@ async def test_an_upgrade_that_is_broken_off_goes_on_at_the_next_call(
             break
         if revision != HEAD:  # else the index may be there already, and valid or not
             assert await stored(empty_engine) == kept
+        await assert_foreign_keys_are_on(empty_engine)
 
     await migrations.upgrade(empty_engine)
     assert cancelled > 10
     assert written(await description_of(empty_engine)) == recorded(empty_engine, HEAD)
     assert await stored(empty_engine) == kept
-    async with empty_engine.begin() as connection:  # foreign keys are on again
+
+
+async def assert_foreign_keys_are_on(engine: AsyncEngine) -> None:
+    """A connection on which they are still off would keep the entries of a deleted playlist."""
+    async with engine.connect() as connection:
         await connection.execute(text("DELETE FROM playlists"))
         assert not await connection.scalar(text("SELECT count(*) FROM playlist_tracks"))
+        await connection.rollback()
 
 
 @pytest.mark.parametrize("change", ["CREATE TABLE", "ALTER TABLE", "DROP TABLE"])

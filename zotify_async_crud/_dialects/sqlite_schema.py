@@ -42,8 +42,9 @@ async def _without_foreign_keys(connection: AsyncConnection) -> AsyncIterator[No
     driver: Any = (await connection.get_raw_connection()).driver_connection
     async with driver.execute("PRAGMA foreign_keys") as cursor:
         (were_on,) = await cursor.fetchone()
-    await driver.executescript("PRAGMA foreign_keys = OFF")
     try:
+        # in here: a caller that is cancelled now has asked for it nevertheless
+        await driver.executescript("PRAGMA foreign_keys = OFF")
         yield
     finally:
         # the connection goes back to its pool, whatever happens to the caller meanwhile
