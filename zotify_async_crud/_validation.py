@@ -48,6 +48,7 @@ OPTIONAL_DURATION: Final[TypeAdapter[dt.timedelta | None]] = TypeAdapter(fields.
 ON_DUPLICATE: Final[TypeAdapter[schemas.OnDuplicate]] = TypeAdapter(schemas.DuplicatePolicy)
 JOB: Final = TypeAdapter(schemas.DownloadJobCreate)
 JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
+_IDS: Final[TypeAdapter[list[str]]] = TypeAdapter(fields.Ids)
 _JOB_COLUMNS: Final[dict[str, TypeAdapter[Any]]] = {
     name: TypeAdapter(list[field.rebuild_annotation()])  # type: ignore[arg-type, misc]
     for name, field in schemas.DownloadJobCreate.model_fields.items()
@@ -135,10 +136,23 @@ def job(value: object) -> schemas.DownloadJobCreate:
     return validated("job", JOB, value)
 
 
+def only_track_ids(value: object) -> list[str] | None:
+    """Return *value* as ids of tracks if it is a list of nothing but texts, and else None."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        return None
+    return validated("jobs", _IDS, list(value))
+
+
 def jobs(value: object) -> list[schemas.DownloadJobCreate]:
-    """Return *value* as the list of jobs that it must be."""
+    """Return *value* as the list of jobs that it must be; the id of a track stands for one."""
+    if isinstance(value, list | tuple):
+        value = [_download_of(item) if isinstance(item, str) else item for item in value]
     found = _items("jobs", value, schemas.DownloadJobCreate)
     return found if _are_valid(found) else validated("jobs", JOBS, found)
+
+
+def _download_of(track_id: str) -> schemas.DownloadJobCreate:
+    return schemas.DownloadJobCreate.model_construct(track_id=track_id)
 
 
 def _are_valid(jobs: list[schemas.DownloadJobCreate]) -> bool:

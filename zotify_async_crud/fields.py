@@ -141,9 +141,8 @@ def _without_nul(ids: list[str]) -> list[str]:
     return _EACH_ID.validate_python(ids) if "\0" in "".join(ids) else ids
 
 
-TrackIds = Annotated[
+Ids = Annotated[
     list[Annotated[str, Strict(), Field(min_length=1, max_length=ID_MAX_LENGTH)]],
-    BeforeValidator(_ordered),
     AfterValidator(_without_nul),
-    Field(max_length=PLAYLIST_MAX_TRACKS),
 ]
+TrackIds = Annotated[Ids, BeforeValidator(_ordered), Field(max_length=PLAYLIST_MAX_TRACKS)]

@@ -66,7 +66,8 @@ def _zone(hours: int) -> dt.timezone:
 
 NO_STRINGS: Final = (None, 5, 5.5, True, b"canary", ["canary"], object())
 NO_TEXT: Final = ("nul\0canary", "\0", "lone\ud800canary", "\udfff")
-NO_IDS: Final = (*NO_STRINGS, "", "x" * 256, "💾" * 256, *NO_TEXT)
+NO_ID_TEXTS: Final = ("", "x" * 256, "💾" * 256, *NO_TEXT)
+NO_IDS: Final = (*NO_STRINGS, *NO_ID_TEXTS)
 NO_NAMES: Final = (*NO_STRINGS, "n" * 1_001, *NO_TEXT)
 NO_ERRORS: Final = (*NO_STRINGS[1:], "e" * 65_537, *NO_TEXT)
 NO_TOKENS: Final = (*NO_STRINGS[1:], "", "k" * 16_385, *NO_TEXT)
@@ -246,7 +247,12 @@ BAD: Final[list[Bad]] = [
     *(Bad("create_download_jobs", "jobs", value) for value in (*NO_LISTS, new_job())),
     *(
         Bad("create_download_jobs", "jobs", [*[new_job()] * 3, value, new_job()], "jobs[3]")
-        for value in (*NO_OBJECTS, "t", {"track_id": "t"}, DownloadJob(track_id="t"))
+        for value in (*NO_STRINGS, {"track_id": "t"}, DownloadJob(track_id="t"))
+    ),
+    *(
+        Bad("create_download_jobs", "jobs", [*["t"] * 3, value, *others], place)
+        for value in NO_ID_TEXTS
+        for others, place in (([], "jobs[3]"), ([new_job()], "jobs[3].track_id"))
     ),
     *(
         Bad(

@@ -54,7 +54,7 @@ def unique(track_id: str = "t", **options: Any) -> DownloadJobCreate:
 
 
 async def create_jobs(
-    sessions: Sessions, *jobs: DownloadJobCreate, on_duplicate: Any = "existing"
+    sessions: Sessions, *jobs: DownloadJobCreate | str, on_duplicate: Any = "existing"
 ) -> list[str]:
     """Commit many jobs at once and return their ids."""
     async with sessions.begin() as db:
@@ -155,9 +155,9 @@ async def test_the_ids_of_many_jobs_come_in_the_order_given(sessions: Sessions, 
     assert [stored[job_id][6] for job_id in created] == [number % 7 for number in range(300)]
 
 
-@pytest.mark.parametrize("make", [new_job, unique], ids=["", "unique"])
+@pytest.mark.parametrize("make", [new_job, unique, str], ids=["", "unique", "id"])
 async def test_many_jobs_are_due_in_the_order_given(
-    sessions: Sessions, make: Callable[[str], DownloadJobCreate]
+    sessions: Sessions, make: Callable[[str], DownloadJobCreate | str]
 ) -> None:
     """They were created at one moment, and whatever their tracks are, the first comes first."""
     tracks = [f"track {number * 7919 % 1000}" for number in range(1_000)]
@@ -170,9 +170,9 @@ async def test_many_jobs_are_due_in_the_order_given(
     assert len({row[4] for row in (await all_rows(sessions))["download_jobs"]}) == 1
 
 
-@pytest.mark.parametrize("make", [new_job, unique], ids=["", "unique"])
+@pytest.mark.parametrize("make", [new_job, unique, str], ids=["", "unique", "id"])
 async def test_ten_thousand_jobs_are_no_more_statements_than_one(
-    engine: AsyncEngine, sessions: Sessions, make: Callable[[str], DownloadJobCreate]
+    engine: AsyncEngine, sessions: Sessions, make: Callable[[str], DownloadJobCreate | str]
 ) -> None:
     """Nor more parameters: no length of a list reaches a limit of the database's."""
     counts = []
@@ -187,6 +187,21 @@ async def test_ten_thousand_jobs_are_no_more_statements_than_one(
 
     assert counts == [["INSERT"], ["INSERT"]]
     assert len((await all_rows(sessions))["download_jobs"]) == 10_001
+
+
+@pytest.mark.parametrize("others", [[], [new_job("u")]], ids=["alone", "among jobs"])
+async def test_the_id_of_a_track_stands_for_a_job_with_defaults(
+    sessions: Sessions, others: list[DownloadJobCreate]
+) -> None:
+    """In a list of nothing else, too, and any number of times."""
+    named = await create_jobs(sessions, *others, "t", "s", "t")
+    described = await create_jobs(sessions, *others, new_job("t"), new_job("s"), new_job("t"))
+
+    rows = [await stored_row(sessions, job_id) for job_id in (*named, *described)]
+    for row in rows:
+        del row["job_id"], row["created_at"]
+    assert rows[: len(named)] == rows[len(named) :]
+    assert [row["track_id"] for row in rows[: len(named)]][-3:] == ["t", "s", "t"]
 
 
 @pytest.mark.parametrize("on_duplicate", ["existing", "skip", "error"])

@@ -93,6 +93,7 @@ TELLS: Final[dict[str, Does]] = {
     "create_download_job, or an error": lambda db, _: crud.create_download_job(
         db, new_job("new", unique=True), on_duplicate="error"
     ),
+    "create_download_jobs, ids": lambda db, _: crud.create_download_jobs(db, ["t", "s"]),
     "create_download_jobs": lambda db, _: crud.create_download_jobs(db, [new_job(), new_job()]),
     "update_download_job_status": lambda db, claim: _set_status(db, claim, PENDING),
     "retry_failed_download_jobs": _retry,

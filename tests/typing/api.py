@@ -87,6 +87,8 @@ async def manage_the_queue(db: AsyncSession) -> None:
     assert_type((job.worker_id, job.lease_expires_at), tuple[str | None, dt.datetime | None])
     assert_type((job.started_at, job.finished_at), tuple[dt.datetime | None, dt.datetime | None])
     assert_type(await crud.create_download_jobs(db, [new]), list[str])
+    assert_type(await crud.create_download_jobs(db, ["t", new]), list[str])
+    assert_type(await crud.create_download_jobs(db, ["t", "s"]), list[str])
     assert_type(await crud.create_download_jobs(db, (new,), on_duplicate="skip"), list[str])
     skip = schemas.OnDuplicate.SKIP
     assert_type(await crud.create_download_jobs(db, [new], on_duplicate=skip), list[str])

@@ -115,6 +115,9 @@ def _queue_statements(db: Database, count: int = 2) -> dict[str, Query]:
         "create_download_jobs, past duplicates": download_jobs.create_download_jobs(
             db, jobs, skip_duplicates=True
         ),
+        "create_default_download_jobs": download_jobs.create_default_download_jobs(
+            db, list(jobs), tracks
+        ),
         "active_unique_jobs": download_jobs.active_unique_jobs(db, tracks),
         "update_download_job_status": download_jobs.update_download_job_status(
             "j", DownloadJobStatus.IN_PROGRESS, None, None
@@ -140,6 +143,7 @@ LISTS: Final = [
     "finished_by",
     "create_download_jobs",
     "create_download_jobs, past duplicates",
+    "create_default_download_jobs",
     "active_unique_jobs",
 ]
 """What is about a list of any length."""
@@ -206,7 +210,7 @@ def test_every_write_begins_with_its_verb_on_sqlite() -> None:
         if re.search("UPDATE|INSERT|DELETE", _sql(query, SQLITE))
     }
 
-    assert len(verbs) == 12
+    assert len(verbs) == 13
     assert set(verbs.values()) == {"UPDATE", "INSERT", "DELETE"}
 
 
@@ -256,7 +260,7 @@ def test_what_is_the_same_for_all_of_a_list_is_sent_once_to_postgresql() -> None
 def test_no_moment_comes_from_this_machine(dialect: Dialect, db: Database, name: str) -> None:
     """The database's own clock judges what is due and whose lease is over."""
     query = _queue_statements(db).get(name)
-    if query is None or name.startswith("create_download_jobs"):
+    if query is None or name.startswith("create_"):
         return
 
     assert "datetime" not in repr(_parameters(query, dialect))

@@ -35,6 +35,7 @@ JOB: Final[Types] = {
     "max_attempts": Integer(),
     "is_unique": Boolean(),
 }
+DEFAULT_JOB: Final[Types] = {"job_id": String(), "track_id": String()}
 TRACK: Final[Types] = {"track_id": String()}
 TRACK_DATA: Final[Types] = {"id": String(), "name": Text(), "artist": Text(), "album": Text()}
 PLAYLIST: Final[Types] = {"id": String(), "name": Text(), "snapshot_id": Text()}

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import Executable
 
-from zotify_async_crud._dialects import Database
+from zotify_async_crud._dialects import Database, Types
 from zotify_async_crud._dialects.types import UTCNow
 from zotify_async_crud._statements import _given as given
 from zotify_async_crud._statements._given import Query
@@ -66,11 +66,29 @@ def create_download_jobs(
     return given.query(build, database, columns)
 
 
+def create_default_download_jobs(
+    database: Database, job_ids: Sequence[str], track_ids: Sequence[str]
+) -> Query:
+    """Insert pending jobs that have what the schema gives them, all created at one moment."""
+    columns = {"job_id": job_ids, "track_id": track_ids}
+    return given.query(_create_default_jobs, database, columns)
+
+
+@cache
+def _create_default_jobs(database: Database, varying: frozenset[str]) -> Executable:
+    statement: Executable = _insert(database, given.DEFAULT_JOB, varying)
+    return statement
+
+
 @cache
 def _create_jobs(database: Database, varying: frozenset[str]) -> Any:
-    rows = database.rows(given.NAME, given.JOB, varying)
+    return _insert(database, given.JOB, varying)
+
+
+def _insert(database: Database, types: Types, varying: frozenset[str]) -> Any:
+    rows = database.rows(given.NAME, types, varying)
     return database.insert(JOBS).from_select(
-        [*given.JOB, "created_at"], select(rows, NOW).where(true())
+        [*types, "created_at"], select(rows, NOW).where(true())
     )
 
 

@@ -49,25 +49,27 @@ async def create_download_job(
 
 async def create_download_jobs(
     db: AsyncSession,
-    jobs: Sequence[schemas.DownloadJobCreate],
+    jobs: Sequence[schemas.DownloadJobCreate | str],
     *,
     on_duplicate: OnDuplicate | Literal["existing", "skip", "error"] = OnDuplicate.EXISTING,
 ) -> list[str]:
     """Enqueue downloads in one statement, however many; return their job ids, in the order given.
 
-    All are created at the same moment, and are due in the order given. *on_duplicate* decides about
-    unique jobs whose track has one that is pending or in progress already, or earlier in *jobs*:
-    the id of that one is returned instead (``existing``), it is left out (``skip``), or it is an
-    error. Whoever asks for one track at the same time, there is one job.
+    A track's id stands for a job that has only defaults; a list of nothing but ids takes half the
+    time. All are created at the same moment, and are due in the order given. *on_duplicate* decides
+    about unique jobs whose track has one that is pending or in progress already, or earlier in
+    *jobs*: the id of that one is returned instead (``existing``), it is left out (``skip``), or it
+    is an error. Whoever asks for one track at the same time, there is one job.
 
     Raises:
         DownloadJobExists: By *on_duplicate*; nothing was written.
     """
     database_of(db)
-    new = {str(uuid7()): job for job in check.jobs(jobs)}
     policy = check.validated("on_duplicate", check.ON_DUPLICATE, on_duplicate)
-    if not new:
-        return []
+    track_ids = check.only_track_ids(jobs)
+    if track_ids is not None:  # an empty list, too
+        return await _insert_defaults(db, track_ids)
+    new = {str(uuid7()): job for job in check.jobs(jobs)}
     events.jobs_became_due(db)
     if not any(job.unique for job in new.values()):
         await _insert(db, new)
@@ -106,6 +108,15 @@ def _first_by_track(
         if job.unique:
             tracks.add(job.track_id)
     return dict(sorted(first.items(), key=lambda item: item[1].track_id))
+
+
+async def _insert_defaults(db: AsyncSession, track_ids: Sequence[str]) -> list[str]:
+    job_ids = [str(uuid7()) for _ in track_ids]
+    if job_ids:
+        events.jobs_became_due(db)
+        query = sql.create_default_download_jobs(database_of(db), job_ids, track_ids)
+        await execute(db, *query)
+    return job_ids
 
 
 async def _insert(db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]) -> None:

@@ -43,6 +43,7 @@ FLOOR: Final = "floor"
 _MODULES: Final = {
     OURS: "ours",
     "zotify-async-crud, crud": "ours",
+    "zotify-async-crud, objects": "ours",
     FLOOR: "floor",
     "floor, COPY": "floor",
     "floor, NOTIFY": "floor",

@@ -1,6 +1,6 @@
 """chancy on psycopg."""
 
-# mypy: disable-error-code="import-not-found"
+# mypy: disable-error-code="import-not-found,import-untyped"
 
 from __future__ import annotations
 

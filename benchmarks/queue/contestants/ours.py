@@ -12,8 +12,11 @@ from zotify_async_crud.enqueuer import Enqueuer
 
 
 def contestant(url: str, variant: str) -> Contestant:
-    """Return ours; unless *variant* is ``crud``, it enqueues single jobs by an ``Enqueuer``."""
-    return _Ours(url, by_crud=variant == "crud")
+    """Return ours, by an ``Enqueuer`` for single jobs, and by the ids of tracks for many.
+
+    The variant ``crud`` enqueues single jobs by a coroutine, and ``objects`` many as objects.
+    """
+    return _Ours(url, by_crud=variant == "crud", as_objects=variant == "objects")
 
 
 class _Ours:
@@ -23,8 +26,8 @@ class _Ours:
     )
     finished = "SELECT count(*) FROM download_jobs WHERE status = 'completed'"
 
-    def __init__(self, url: str, *, by_crud: bool) -> None:
-        self._url, self._by_crud = url, by_crud
+    def __init__(self, url: str, *, by_crud: bool, as_objects: bool) -> None:
+        self._url, self._by_crud, self._as_objects = url, by_crud, as_objects
         self._stack = AsyncExitStack()
 
     async def prepare(self) -> None:
@@ -51,10 +54,11 @@ class _Ours:
             await crud.create_download_job(db, schemas.DownloadJobCreate(track_id=payload))
 
     async def enqueue_many(self, payloads: Sequence[str]) -> None:
+        jobs: Sequence[str | schemas.DownloadJobCreate] = payloads
+        if self._as_objects:
+            jobs = [schemas.DownloadJobCreate(track_id=payload) for payload in payloads]
         async with self._sessions.begin() as db:
-            await crud.create_download_jobs(
-                db, [schemas.DownloadJobCreate(track_id=payload) for payload in payloads]
-            )
+            await crud.create_download_jobs(db, jobs)
 
     @asynccontextmanager
     async def working(self, handler: Handler, concurrency: int) -> AsyncIterator[None]:
