@@ -2,8 +2,9 @@
 
 Within a process, whoever watches a database is called right after the transaction has been
 committed. Across processes PostgreSQL carries a NOTIFY and SQLite's file a version, which
-``watch_others`` turns into the same calls. All of them are hints: a job is found without, by
-polling.
+``watch_others`` turns into the same calls. A NOTIFY goes with the statement that enqueues, or after
+the commit: in every transaction it would make the commits wait for each other. All of them are
+hints: a job is found without, by polling.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -26,6 +28,8 @@ from zotify_async_crud._tasks import ended
 from zotify_async_crud.errors import ZotifyCrudError
 from zotify_async_crud.models import DownloadJob
 
+T = TypeVar("T")
+
 Watcher: TypeAlias = Callable[[], None]
 """Called, in any thread, when jobs may have become due."""
 
@@ -34,48 +38,78 @@ _BETWEEN_NOTIFICATIONS: Final = 0.02
 """Seconds; each is a commit of its own, and one says as much as a hundred."""
 
 _DUE: Final = "zotify_async_crud.jobs_became_due"
+_ANNOUNCED: Final = "zotify_async_crud.announced"
 _watchers: Final[defaultdict[str, set[Watcher]]] = defaultdict(set)
+_notifiers: Final[defaultdict[str, set[_Notifier]]] = defaultdict(set)
 
 
 def jobs_became_due(db: AsyncSession) -> None:
     """Tell the watchers of the database, once the transaction of *db* has been committed."""
-    session = db().sync_session if callable(db) else db.sync_session
     # whether anybody watches counts when it is committed, and not yet
-    session.info[_DUE] = True
+    _sync(db).info[_DUE] = True
 
 
-def _tell_watchers(session: Session) -> None:
+def announces(db: AsyncSession) -> bool:
+    """Tell whether the next statement of *db*, which makes jobs due, is to carry a notification.
+
+    It then leaves with the commit, and not a round trip and a commit of its own later.
+    """
+    session = _sync(db)
+    # what a savepoint has notified goes when that is rolled back
+    if not _notifiers or session.in_nested_transaction():
+        return False
+    notifiers = list(_notifiers.get(_place(session.get_bind(DownloadJob)), ()))
+    announced = any(notifier.gives_turn() for notifier in notifiers)
+    if announced:
+        session.info[_ANNOUNCED] = True
+    return announced
+
+
+def _sync(db: AsyncSession) -> Session:
+    return db().sync_session if callable(db) else db.sync_session
+
+
+def _tell(session: Session) -> None:
     # a released savepoint is no commit yet
-    if not session.in_nested_transaction() and session.info.pop(_DUE, False):
-        wake_watchers(session.get_bind(DownloadJob))
+    if session.in_nested_transaction():
+        return
+    announced = session.info.pop(_ANNOUNCED, False)
+    if session.info.pop(_DUE, False):
+        place = _place(session.get_bind(DownloadJob))
+        for watcher in list(_watchers.get(place, ())):
+            watcher()
+        for notifier in () if announced else list(_notifiers.get(place, ())):
+            notifier.notice()
 
 
 def _forget(session: Session) -> None:
     # a savepoint that is rolled back leaves what came before it
     if not session.in_nested_transaction():
         session.info.pop(_DUE, None)
+        session.info.pop(_ANNOUNCED, None)
 
 
-def wake_watchers(bind: Engine | Connection) -> None:
-    """Call whoever in this process watches the database that *bind* is connected to."""
-    for watcher in list(_watchers.get(_place(bind), ())):
-        watcher()
+def watching(
+    bind: Engine | Connection, watcher: Watcher
+) -> contextlib.AbstractContextManager[None]:
+    """Let *watcher* be called after commits in this process, as long as the block runs."""
+    return _told(_watchers, bind, watcher)
 
 
 @contextlib.contextmanager
-def watching(bind: Engine | Connection, watcher: Watcher) -> Iterator[None]:
-    """Let *watcher* be called after commits in this process, as long as the block runs."""
-    if not event.contains(Session, "after_commit", _tell_watchers):
-        event.listen(Session, "after_commit", _tell_watchers)
+def _told(registry: defaultdict[str, set[T]], bind: Engine | Connection, who: T) -> Iterator[None]:
+    """Have *who* among those who are told of commits, as long as the block runs."""
+    if not event.contains(Session, "after_commit", _tell):
+        event.listen(Session, "after_commit", _tell)
         event.listen(Session, "after_rollback", _forget)
     place = _place(bind)
-    _watchers[place].add(watcher)
+    registry[place].add(who)
     try:
         yield
     finally:
-        _watchers[place].discard(watcher)
-        if not _watchers[place]:
-            del _watchers[place]
+        registry[place].discard(who)
+        if not registry[place]:
+            del registry[place]
 
 
 @contextlib.asynccontextmanager
@@ -83,14 +117,15 @@ async def notifying(engine: AsyncEngine) -> AsyncIterator[None]:
     """Tell worker pools in other processes of jobs that this process commits, while it is open.
 
     A web service opens it for as long as it lives. Without it, workers elsewhere find the jobs when
-    they poll. Notifications follow the commits, at most 50 in a second, and never hold up one.
+    they poll. The first notification leaves with the commit, and what follows at once is told of
+    together: 50 times in a second at most, so that commits need not wait for each other.
     """
     notification = database_for(engine.dialect).notification
     if notification is None:
         yield
         return
     notifier = _Notifier(engine, notification)
-    with watching(engine.sync_engine, notifier.notice):
+    with _told(_notifiers, engine.sync_engine, notifier):
         sending = asyncio.create_task(notifier.send(), name="zotify-notify")
         try:
             yield
@@ -109,17 +144,29 @@ class _Notifier:
         self._lines, self._notification = Lines(engine), notification
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._next_at = time.monotonic()
 
     def notice(self) -> None:
         """Take note of a change, in any thread."""
         self._loop.call_soon_threadsafe(self._changed.set)
 
+    def gives_turn(self) -> bool:
+        """Tell, in any thread, whether another may send the next notification, as it does then."""
+        gives = time.monotonic() >= self._next_at and not self._changed.is_set()
+        if gives:
+            self._take_turn()
+        return gives
+
+    def _take_turn(self) -> None:
+        self._next_at = time.monotonic() + _BETWEEN_NOTIFICATIONS
+
     async def send(self) -> None:
         """Send what is to be sent, as it comes."""
         while True:
             await self._changed.wait()
+            await asyncio.sleep(self._next_at - time.monotonic())
+            self._take_turn()
             await self._notify()
-            await asyncio.sleep(_BETWEEN_NOTIFICATIONS)
 
     async def close(self) -> None:
         """Send what is left, perhaps since the sending was cancelled in the middle of it."""

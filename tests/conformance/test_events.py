@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -325,6 +325,92 @@ async def test_a_job_committed_just_before_the_end_is_notified(
         await calls.until(2)
 
 
+ENQUEUES: Final[dict[str, Callable[[AsyncSession], Awaitable[object]]]] = {
+    "one": lambda db: crud.create_download_job(db, new_job()),
+    "one unique": lambda db: crud.create_download_job(db, new_job("new", unique=True)),
+    "objects": lambda db: crud.create_download_jobs(db, [new_job(), new_job("another")]),
+    "ids": lambda db: crud.create_download_jobs(db, ["a", "b"]),
+    "unique": lambda db: crud.create_download_jobs(db, [new_job("new", unique=True)]),
+}
+
+
+def notifications(sent: Sequence[tuple[str, Any]], *, alone: bool) -> list[str]:
+    """Return the statements that notify: alone, after a commit, or while they enqueue."""
+    notify = [statement for statement, _ in sent if "pg_notify" in statement]
+    return [statement for statement in notify if statement.startswith("INSERT") is not alone]
+
+
+@only_postgresql
+@pytest.mark.parametrize("enqueue", ENQUEUES.values(), ids=list(ENQUEUES))
+async def test_the_first_notification_leaves_with_the_commit(
+    engine: AsyncEngine, sessions: Sessions, enqueue: Callable[[AsyncSession], Awaitable[object]]
+) -> None:
+    """It needs no statement of its own, and none follows."""
+    calls = Calls()
+    with statements_sent(engine) as sent:
+        async with watching_others(engine, calls), events.notifying(engine):
+            async with sessions() as db:
+                await enqueue(db)
+                await asyncio.sleep(0)
+                before = calls.count
+                await db.commit()
+            await calls.until(2)
+
+    assert (before, calls.count) == (1, 2)
+    assert len(notifications(sent, alone=False)) == 1
+    assert notifications(sent, alone=True) == []
+
+
+@only_postgresql
+async def test_what_a_savepoint_enqueues_is_notified_after_the_commit(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """The server forgets what it was told in one that is rolled back."""
+    calls = Calls()
+    with statements_sent(engine) as sent:
+        async with watching_others(engine, calls), events.notifying(engine):
+            async with sessions.begin() as db, db.begin_nested():
+                await crud.create_download_job(db, new_job())
+            await calls.until(2)
+
+    assert notifications(sent, alone=False) == []
+    assert notifications(sent, alone=True) != []
+
+
+@only_postgresql
+async def test_a_rollback_takes_no_notification_from_the_next_transaction(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """Also of the same session."""
+    calls = Calls()
+    async with watching_others(engine, calls), events.notifying(engine), sessions() as db:
+        await crud.create_download_job(db, new_job())
+        await db.rollback()
+        await crud.create_download_job(db, new_job())
+        await db.commit()
+        await calls.until(2)
+
+
+@only_postgresql
+async def test_of_what_follows_at_once_one_notification_tells(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """And not each INSERT, whose commits would wait for each other."""
+    calls = Calls()
+    with statements_sent(engine) as sent:
+        async with watching_others(engine, calls):
+            async with events.notifying(engine), sessions() as first, sessions() as second:
+                for db in (first, second):
+                    await crud.create_download_job(db, new_job())
+                await first.commit()
+                await calls.until(2)
+                await second.commit()
+            await calls.until(3)
+
+    assert len(notifications(sent, alone=False)) == 1
+    assert notifications(sent, alone=True) != []
+
+
 @only_postgresql
 async def test_a_notification_that_is_under_way_at_the_end_is_sent(
     engine: AsyncEngine, sessions: Sessions
@@ -334,12 +420,13 @@ async def test_a_notification_that_is_under_way_at_the_end_is_sent(
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
     def note(_: object, __: object, statement: str, *___: object) -> None:
-        if "pg_notify" in statement:
+        if notifications([(statement, ())], alone=True):
             sending.set()
 
     async with watching_others(engine, calls):
         async with events.notifying(engine):
-            await create_job(sessions)
+            async with sessions.begin() as db:
+                await crud.resume_download_queue(db)
             await sending.wait()
         await calls.until(2)
 
@@ -357,8 +444,8 @@ async def test_notifications_are_few_however_many_commits_there_are(
                 await create_job(sessions)
         took = loop.time() - began
 
-    notifications = [statement for statement, _ in sent if "pg_notify" in statement]
-    assert 1 <= len(notifications) <= 2 + took / AT_MOST_EVERY
+    notify = [statement for statement, _ in sent if "pg_notify" in statement]
+    assert 1 <= len(notify) <= 2 + took / AT_MOST_EVERY
 
 
 async def test_nothing_is_notified_of_what_makes_no_job_due(

@@ -111,12 +111,14 @@ def _queue_statements(db: Database, count: int = 2) -> dict[str, Query]:
         ),
         "holding": claims_sql.holding(db, claims),
         "finished_by": claims_sql.finished_by(db, claims),
-        "create_download_jobs": download_jobs.create_download_jobs(db, jobs, skip_duplicates=False),
+        "create_download_jobs": download_jobs.create_download_jobs(
+            db, jobs, skip_duplicates=False, announced=False
+        ),
         "create_download_jobs, past duplicates": download_jobs.create_download_jobs(
-            db, jobs, skip_duplicates=True
+            db, jobs, skip_duplicates=True, announced=False
         ),
         "create_default_download_jobs": download_jobs.create_default_download_jobs(
-            db, list(jobs), tracks
+            db, list(jobs), tracks, announced=False
         ),
         "active_unique_jobs": download_jobs.active_unique_jobs(db, tracks),
         "update_download_job_status": download_jobs.update_download_job_status(

@@ -65,6 +65,7 @@ CHANNEL: Final = "zotify_download_jobs"
 class _PostgreSQL:
     writes_together = True
     indexes_beside_writers = True
+    announcement: ColumnElement[Any] = literal_column(f"pg_notify('{CHANNEL}', '')")
 
     def insert(self, entity: type[DeclarativeBase] | Table) -> postgresql.Insert:
         return postgresql.insert(entity)
@@ -177,7 +178,7 @@ class _PostgreSQL:
     def notification(self) -> Executable:
         # a hint need not be on the disk before it is given
         unsafe = func.set_config("synchronous_commit", "off", True)
-        return select(unsafe, func.pg_notify(CHANNEL, ""))
+        return select(unsafe, self.announcement)
 
     def looks_for_others(self, url: URL) -> bool:
         return False

@@ -92,6 +92,9 @@ class Database(Protocol):
     indexes_beside_writers: bool
     """Whether an index is built without keeping writers out, and outside of a transaction."""
 
+    announcement: ColumnElement[Any]
+    """What a statement evaluates, to tell worker pools of other processes once it is committed."""
+
     def __hash__(self) -> int:
         """Return what a cache of statements needs."""
         ...

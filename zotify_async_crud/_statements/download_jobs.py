@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -42,9 +42,12 @@ from zotify_async_crud.schemas import FINISHED, DownloadJobCreate, DownloadJobSt
 NEWEST_FIRST: Final = (DownloadJob.created_at.desc(), DownloadJob.job_id.desc())
 
 
-def create_download_job(database: Database, job: DownloadJobCreate) -> Executable:
+def create_download_job(
+    database: Database, job: DownloadJobCreate, *, announced: bool
+) -> Executable:
     """Insert one pending job."""
-    return database.insert(DownloadJob).values(**_values(job)).returning(DownloadJob)
+    also = [database.announcement] if announced else []
+    return database.insert(DownloadJob).values(**_values(job)).returning(DownloadJob, *also)
 
 
 def _values(job: DownloadJobCreate) -> dict[str, Any]:
@@ -58,43 +61,51 @@ def _values(job: DownloadJobCreate) -> dict[str, Any]:
 
 
 def create_download_jobs(
-    database: Database, jobs: Mapping[str, DownloadJobCreate], *, skip_duplicates: bool
+    database: Database,
+    jobs: Mapping[str, DownloadJobCreate],
+    *,
+    skip_duplicates: bool,
+    announced: bool,
 ) -> Query:
     """Insert pending jobs under the ids given, all created at one moment."""
     columns = given.jobs(list(jobs), list(jobs.values()))
     build = _create_missing_jobs if skip_duplicates else _create_jobs
-    return given.query(build, database, columns)
+    return given.query(partial(build, announced=announced), database, columns)
 
 
 def create_default_download_jobs(
-    database: Database, job_ids: Sequence[str], track_ids: Sequence[str]
+    database: Database, job_ids: Sequence[str], track_ids: Sequence[str], *, announced: bool
 ) -> Query:
     """Insert pending jobs that have what the schema gives them, all created at one moment."""
     columns = {"job_id": job_ids, "track_id": track_ids}
-    return given.query(_create_default_jobs, database, columns)
+    return given.query(partial(_create_default_jobs, announced=announced), database, columns)
 
 
 @cache
-def _create_default_jobs(database: Database, varying: frozenset[str]) -> Executable:
-    statement: Executable = _insert(database, given.DEFAULT_JOB, varying)
+def _create_default_jobs(
+    database: Database, varying: frozenset[str], *, announced: bool
+) -> Executable:
+    statement: Executable = _insert(database, given.DEFAULT_JOB, varying, announced=announced)
     return statement
 
 
 @cache
-def _create_jobs(database: Database, varying: frozenset[str]) -> Any:
-    return _insert(database, given.JOB, varying)
+def _create_jobs(database: Database, varying: frozenset[str], *, announced: bool) -> Any:
+    return _insert(database, given.JOB, varying, announced=announced)
 
 
-def _insert(database: Database, types: Types, varying: frozenset[str]) -> Any:
+def _insert(database: Database, types: Types, varying: frozenset[str], *, announced: bool) -> Any:
     rows = database.rows(given.NAME, types, varying)
-    return database.insert(JOBS).from_select(
-        [*types, "created_at"], select(rows, NOW).where(true())
-    )
+    # a subquery about no row is evaluated once, and before the rows
+    once = select(database.announcement).scalar_subquery().is_not(None) if announced else true()
+    return database.insert(JOBS).from_select([*types, "created_at"], select(rows, NOW).where(once))
 
 
 @cache
-def _create_missing_jobs(database: Database, varying: frozenset[str]) -> Executable:
-    missing = _create_jobs(database, varying).on_conflict_do_nothing(
+def _create_missing_jobs(
+    database: Database, varying: frozenset[str], *, announced: bool
+) -> Executable:
+    missing = _create_jobs(database, varying, announced=announced).on_conflict_do_nothing(
         index_elements=[JOBS.c.track_id], index_where=text(UNIQUE_JOBS)
     )
     statement: Executable = missing.returning(JOBS.c.job_id)

@@ -12,6 +12,7 @@ from uuid_utils import uuid7
 from zotify_async_crud import _validation as check
 from zotify_async_crud import events, schemas
 from zotify_async_crud._statements import download_jobs as sql
+from zotify_async_crud._statements._given import Query
 from zotify_async_crud.crud._session import database_of, execute
 from zotify_async_crud.errors import ConstraintViolated, DownloadJobExists, InvalidValue
 from zotify_async_crud.models import DownloadJob
@@ -41,8 +42,9 @@ async def create_download_job(
         (job_id,) = await create_download_jobs(db, [new])
         created: DownloadJob = (await execute(db, sql.get_download_job(job_id))).scalar_one()
         return created
+    statement = sql.create_download_job(database, new, announced=events.announces(db))
     with naming_duplicates() if new.unique else contextlib.nullcontext():
-        created = (await execute(db, sql.create_download_job(database, new))).scalar_one()
+        created = (await execute(db, statement)).scalar_one()
     events.jobs_became_due(db)
     return created
 
@@ -114,20 +116,30 @@ async def _insert_defaults(db: AsyncSession, track_ids: Sequence[str]) -> list[s
     job_ids = [str(uuid7()) for _ in track_ids]
     if job_ids:
         events.jobs_became_due(db)
-        query = sql.create_default_download_jobs(database_of(db), job_ids, track_ids)
+        query = sql.create_default_download_jobs(
+            database_of(db), job_ids, track_ids, announced=events.announces(db)
+        )
         await execute(db, *query)
     return job_ids
 
 
 async def _insert(db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]) -> None:
-    await execute(db, *sql.create_download_jobs(database_of(db), new, skip_duplicates=False))
+    await execute(db, *_query(db, new, skip_duplicates=False))
 
 
 async def _insert_missing(
     db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]
 ) -> set[str]:
-    query = sql.create_download_jobs(database_of(db), new, skip_duplicates=True)
+    query = _query(db, new, skip_duplicates=True)
     return set((await execute(db, *query)).scalars())
+
+
+def _query(
+    db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate], *, skip_duplicates: bool
+) -> Query:
+    return sql.create_download_jobs(
+        database_of(db), new, skip_duplicates=skip_duplicates, announced=events.announces(db)
+    )
 
 
 async def _existing(
