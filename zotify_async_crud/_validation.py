@@ -137,10 +137,23 @@ def job(value: object) -> schemas.DownloadJobCreate:
 
 
 def only_track_ids(value: object) -> list[str] | None:
-    """Return *value* as ids of tracks if it is a list of nothing but texts, and else None."""
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+    """Return the ids of tracks if *value* is a list of jobs that say nothing else, or else None."""
+    if not isinstance(value, list | tuple):
         return None
-    return validated("jobs", _IDS, list(value))
+    if all(isinstance(item, str) for item in value):
+        found = list(value)
+    elif all(_is_default(item) for item in value):
+        found = [item.track_id for item in value]
+    else:
+        return None
+    try:
+        return _IDS.validate_python(found)
+    except ValidationError:
+        return None  # to look at each says which
+
+
+def _is_default(item: object) -> bool:
+    return isinstance(item, schemas.DownloadJobCreate) and item.model_fields_set == {"track_id"}
 
 
 def jobs(value: object) -> list[schemas.DownloadJobCreate]:
@@ -195,6 +208,8 @@ def claim(value: object) -> schemas.Claim:
 def settlements(value: object) -> list[schemas.Settlement]:
     """Return *value* as the list of settlements that it must be."""
     found = _items("settlements", value, schemas.Settlement)
+    if not found:
+        return found
     _check_claims("settlements", [settlement.claim for settlement in found])
     for place, settlement in enumerate(found):
         if settlement.outcome not in _OUTCOMES:

@@ -250,9 +250,9 @@ BAD: Final[list[Bad]] = [
         for value in (*NO_STRINGS, {"track_id": "t"}, DownloadJob(track_id="t"))
     ),
     *(
-        Bad("create_download_jobs", "jobs", [*["t"] * 3, value, *others], place)
+        Bad("create_download_jobs", "jobs", [*["t"] * 3, value, *others], "jobs[3].track_id")
         for value in NO_ID_TEXTS
-        for others, place in (([], "jobs[3]"), ([new_job()], "jobs[3].track_id"))
+        for others in ([], [new_job()])
     ),
     *(
         Bad(

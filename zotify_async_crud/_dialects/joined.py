@@ -8,8 +8,9 @@ tenth.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from secrets import token_hex
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 
 class Joined(NamedTuple):
@@ -22,19 +23,28 @@ class Joined(NamedTuple):
 
 def joined(lists: Iterable[Sequence[object]]) -> Joined:
     """Join the elements of each list; one that has only an empty text would come back empty."""
-    found = [[None if value is None else str(value) for value in values] for values in lists]
-    mark, null = _not_in("".join(text for texts in found for text in texts if text))
-    return Joined(
-        [mark.join([null if text is None else text for text in texts]) for texts in found],
-        mark,
-        null,
-    )
-
-
-def _not_in(text: str) -> tuple[str, str]:
-    """Return a mark and another that *text* does not hold."""
+    given = list(lists)
     mark, null = "\x1f", "\x1e"  # the unit and the record separator of ASCII
-    while mark in text or null in text:
+    while True:
+        texts = [_text(values, mark, null) for values in given]
+        if all(map(_is_plain, texts, given, repeat(mark), repeat(null))):
+            return Joined(texts, mark, null)
         # no end of it is a beginning of it, so that no element can run into it
         mark, null = (f"\x1f{token_hex(8)}{end}" for end in "\x1c\x1d")
-    return mark, null
+
+
+def _text(values: Sequence[object], mark: str, null: str) -> str:
+    try:
+        return mark.join(cast("Sequence[str]", values))
+    except TypeError:  # not all are texts
+        return mark.join([null if value is None else str(value) for value in values])
+
+
+def _is_plain(text: str, values: Sequence[object], mark: str, null: str) -> bool:
+    """Tell whether *mark* and *null* stand in *text* for what they mean, and nowhere else."""
+    marks = max(len(values) - 1, 0)
+    return text.count(mark) == marks and (null not in text or text.count(null) == _nones(values))
+
+
+def _nones(values: Sequence[object]) -> int:
+    return sum(value is None for value in values)

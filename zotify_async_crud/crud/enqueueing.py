@@ -57,7 +57,7 @@ async def create_download_jobs(
 ) -> list[str]:
     """Enqueue downloads in one statement, however many; return their job ids, in the order given.
 
-    A track's id stands for a job that has only defaults; a list of nothing but ids takes half the
+    A track's id stands for a job that has only defaults; 10,000 of nothing but ids take half the
     time. All are created at the same moment, and are due in the order given. *on_duplicate* decides
     about unique jobs whose track has one that is pending or in progress already, or earlier in
     *jobs*: the id of that one is returned instead (``existing``), it is left out (``skip``), or it
