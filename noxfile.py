@@ -39,12 +39,22 @@ os.environ["PATH"] = os.pathsep.join(
 # trust the certificates that this machine trusts, as pip does; the second name is the older one
 os.environ.setdefault("UV_SYSTEM_CERTS", "true")
 os.environ.setdefault("UV_NATIVE_TLS", "true")
-# "lowest" takes the floor of every dependency
-PAIRS = [(PYTHONS[0], "lowest"), (PYTHONS[0], "2.0"), *((python, "2.1") for python in PYTHONS[-2:])]
-PAIRS += [(python, "2.1") for python in PYTHONS[1:-2]]
+LINES = ("lowest", "2.0", "2.1")
+"""Of SQLAlchemy; the first takes the floor of every dependency."""
 
-# each process has a server of its own; what the chaos tests do would disturb the others
-SIDE_BY_SIDE = ["--numprocesses=auto", "--maxprocesses=4", "--ignore=tests/chaos"]
+
+def _pairs() -> list[tuple[str, str]]:
+    """Return each Python and each line of SQLAlchemy at least once, old ones with old ones."""
+    most = max(len(PYTHONS), len(LINES))
+    return [(PYTHONS[n * len(PYTHONS) // most], LINES[min(n, len(LINES) - 1)]) for n in range(most)]
+
+
+PAIRS = _pairs()
+
+# Each process has a server of its own, and waits for it and for others half of the time. What the
+# chaos tests do would disturb the others.
+SIDE_BY_SIDE = [f"--numprocesses={2 * (os.cpu_count() or 1)}", "--maxprocesses=8"]
+SIDE_BY_SIDE += ["--ignore=tests/chaos"]
 
 
 def _groups(*names: str) -> list[str]:
