@@ -35,7 +35,7 @@ Watcher: TypeAlias = Callable[[], None]
 
 _LOG: Final = logging.getLogger(__name__)
 _BETWEEN_NOTIFICATIONS: Final = 0.02
-"""Seconds; each is a commit of its own, and one says as much as a hundred."""
+"""Seconds; commits that notify wait for each other, and one says as much as a hundred."""
 
 _DUE: Final = "zotify_async_crud.jobs_became_due"
 _ANNOUNCED: Final = "zotify_async_crud.announced"
@@ -138,7 +138,7 @@ async def notifying(engine: AsyncEngine) -> AsyncIterator[None]:
 
 
 class _Notifier:
-    """Sends a notification after each change, on a connection that is kept for them."""
+    """Sends the notifications that no transaction carries, on a connection kept for them."""
 
     def __init__(self, engine: AsyncEngine, notification: Executable) -> None:
         self._lines, self._notification = Lines(engine), notification
