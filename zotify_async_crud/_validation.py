@@ -49,6 +49,8 @@ ON_DUPLICATE: Final[TypeAdapter[schemas.OnDuplicate]] = TypeAdapter(schemas.Dupl
 JOB: Final = TypeAdapter(schemas.DownloadJobCreate)
 JOBS: Final = TypeAdapter(list[schemas.DownloadJobCreate])
 _IDS: Final[TypeAdapter[list[str]]] = TypeAdapter(fields.Ids)
+_BESIDE_TRACK: Final = attrgetter("priority", "available_at", "max_attempts", "unique")
+_DEFAULTS: Final = _BESIDE_TRACK(schemas.DownloadJobCreate(track_id="any"))
 _JOB_COLUMNS: Final[dict[str, TypeAdapter[Any]]] = {
     name: TypeAdapter(list[field.rebuild_annotation()])  # type: ignore[arg-type, misc]
     for name, field in schemas.DownloadJobCreate.model_fields.items()
@@ -153,7 +155,12 @@ def only_track_ids(value: object) -> list[str] | None:
 
 
 def _is_default(item: object) -> bool:
-    return isinstance(item, schemas.DownloadJobCreate) and item.model_fields_set == {"track_id"}
+    # the values count as well: a subclass may have other defaults
+    return (
+        isinstance(item, schemas.DownloadJobCreate)
+        and item.model_fields_set == {"track_id"}
+        and _BESIDE_TRACK(item) == _DEFAULTS
+    )
 
 
 def jobs(value: object) -> list[schemas.DownloadJobCreate]:

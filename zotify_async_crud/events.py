@@ -38,15 +38,21 @@ _BETWEEN_NOTIFICATIONS: Final = 0.02
 """Seconds; commits that notify wait for each other, and one says as much as a hundred."""
 
 _DUE: Final = "zotify_async_crud.jobs_became_due"
-_ANNOUNCED: Final = "zotify_async_crud.announced"
+"""Under it a session has whether the transaction has announced all that became due in it."""
+
 _watchers: Final[defaultdict[str, set[Watcher]]] = defaultdict(set)
 _notifiers: Final[defaultdict[str, set[_Notifier]]] = defaultdict(set)
 
 
-def jobs_became_due(db: AsyncSession) -> None:
-    """Tell the watchers of the database, once the transaction of *db* has been committed."""
-    # whether anybody watches counts when it is committed, and not yet
-    _sync(db).info[_DUE] = True
+def jobs_became_due(db: AsyncSession, *, announced: bool = False) -> None:
+    """Tell the watchers of the database, once the transaction of *db* has been committed.
+
+    What was *announced* reaches other processes by itself.
+    """
+    # Whether anybody watches counts when it is committed, and not yet. Once too often does no harm:
+    # a session may have been closed meanwhile, which is told to nobody.
+    info = _sync(db).info
+    info[_DUE] = announced and info.get(_DUE, True)
 
 
 def announces(db: AsyncSession) -> bool:
@@ -55,14 +61,12 @@ def announces(db: AsyncSession) -> bool:
     It then leaves with the commit, and not a round trip and a commit of its own later.
     """
     session = _sync(db)
-    # what a savepoint has notified goes when that is rolled back
-    if not _notifiers or session.in_nested_transaction():
+    # A savepoint that is rolled back takes its notifications along, and a transaction in two phases
+    # may have none.
+    if not _notifiers or session.in_nested_transaction() or session.twophase:
         return False
     notifiers = list(_notifiers.get(_place(session.get_bind(DownloadJob)), ()))
-    announced = any(notifier.gives_turn() for notifier in notifiers)
-    if announced:
-        session.info[_ANNOUNCED] = True
-    return announced
+    return any(notifier.gives_turn() for notifier in notifiers)
 
 
 def _sync(db: AsyncSession) -> Session:
@@ -71,22 +75,20 @@ def _sync(db: AsyncSession) -> Session:
 
 def _tell(session: Session) -> None:
     # a released savepoint is no commit yet
-    if session.in_nested_transaction():
+    if session.in_nested_transaction() or _DUE not in session.info:
         return
-    announced = session.info.pop(_ANNOUNCED, False)
-    if session.info.pop(_DUE, False):
-        place = _place(session.get_bind(DownloadJob))
-        for watcher in list(_watchers.get(place, ())):
-            watcher()
-        for notifier in () if announced else list(_notifiers.get(place, ())):
-            notifier.notice()
+    announced = session.info.pop(_DUE)
+    place = _place(session.get_bind(DownloadJob))
+    for watcher in list(_watchers.get(place, ())):
+        watcher()
+    for notifier in () if announced else list(_notifiers.get(place, ())):
+        notifier.notice()
 
 
 def _forget(session: Session) -> None:
     # a savepoint that is rolled back leaves what came before it
     if not session.in_nested_transaction():
         session.info.pop(_DUE, None)
-        session.info.pop(_ANNOUNCED, None)
 
 
 def watching(
@@ -145,17 +147,21 @@ class _Notifier:
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._next_at = time.monotonic()
+        self._succeeds = False
 
     def notice(self) -> None:
         """Take note of a change, in any thread."""
         self._loop.call_soon_threadsafe(self._changed.set)
 
     def gives_turn(self) -> bool:
-        """Tell, in any thread, whether another may send the next notification, as it does then."""
-        gives = time.monotonic() >= self._next_at and not self._changed.is_set()
-        if gives:
+        """Tell, in any thread, whether another may send the next notification, as it does then.
+
+        It may once the notifier's own have shown that they succeed: no enqueuing is to fail by one.
+        """
+        is_time = time.monotonic() >= self._next_at and not self._changed.is_set()
+        if is_time and self._succeeds:
             self._take_turn()
-        return gives
+        return is_time and self._succeeds
 
     def _take_turn(self) -> None:
         self._next_at = time.monotonic() + _BETWEEN_NOTIFICATIONS
@@ -177,7 +183,7 @@ class _Notifier:
     async def _notify(self) -> None:
         self._changed.clear()
         try:
-            await _notify(self._lines, self._notification)
+            self._succeeds = await _notify(self._lines, self._notification)
         except asyncio.CancelledError:
             self._changed.set()
             raise
@@ -192,12 +198,14 @@ async def notify(engine: AsyncEngine) -> None:
         await lines.close()
 
 
-async def _notify(lines: Lines, notification: Executable) -> None:
+async def _notify(lines: Lines, notification: Executable) -> bool:
     try:
         async with lines.session() as db:
             await db.execute(notification)
     except Exception as error:  # noqa: BLE001 - the pools poll, whatever went wrong
         _LOG.debug("could not notify other processes: %r", error)
+        return False
+    return True
 
 
 async def watch_others(engine: AsyncEngine, watcher: Watcher, *, interval: float) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final
 
 import pytest
@@ -28,7 +28,7 @@ from tests.support.factories import (
 )
 from tests.support.faults import apart, only_postgresql, only_sqlite
 from zotify_async_crud import crud, database, events
-from zotify_async_crud.errors import AccessRefused, DatabaseUnavailable
+from zotify_async_crud.errors import AccessRefused, DatabaseUnavailable, DownloadJobExists
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import Claim, DownloadJobStatus
 
@@ -340,25 +340,121 @@ def notifications(sent: Sequence[tuple[str, Any]], *, alone: bool) -> list[str]:
     return [statement for statement in notify if statement.startswith("INSERT") is not alone]
 
 
+@asynccontextmanager
+async def notified_before(
+    engine: AsyncEngine, sessions: Sessions, calls: Calls
+) -> AsyncIterator[list[tuple[str, Any]]]:
+    """Notify, with a first notification that came long ago; yield the statements since."""
+    async with watching_others(engine, calls), events.notifying(engine):
+        await create_job(sessions)
+        await calls.until(2)
+        await asyncio.sleep(2 * AT_MOST_EVERY)
+        calls.count = 0
+        with statements_sent(engine) as sent:
+            yield sent
+
+
 @only_postgresql
 @pytest.mark.parametrize("enqueue", ENQUEUES.values(), ids=list(ENQUEUES))
-async def test_the_first_notification_leaves_with_the_commit(
+async def test_a_notification_leaves_with_the_commit(
     engine: AsyncEngine, sessions: Sessions, enqueue: Callable[[AsyncSession], Awaitable[object]]
 ) -> None:
     """It needs no statement of its own, and none follows."""
     calls = Calls()
-    with statements_sent(engine) as sent:
-        async with watching_others(engine, calls), events.notifying(engine):
-            async with sessions() as db:
-                await enqueue(db)
-                await asyncio.sleep(0)
-                before = calls.count
-                await db.commit()
-            await calls.until(2)
+    async with notified_before(engine, sessions, calls) as sent, sessions() as db:
+        await enqueue(db)
+        await asyncio.sleep(0)
+        before = calls.count
+        await db.commit()
+        await calls.until(1)
 
-    assert (before, calls.count) == (1, 2)
+    assert before == 0
     assert len(notifications(sent, alone=False)) == 1
     assert notifications(sent, alone=True) == []
+
+
+async def _close(db: AsyncSession) -> None:
+    await crud.create_download_job(db, new_job())
+    await db.close()
+
+
+async def _roll_back(db: AsyncSession) -> None:
+    await crud.create_download_job(db, new_job())
+    await db.rollback()
+
+
+async def _roll_back_a_savepoint(db: AsyncSession) -> None:
+    savepoint = await db.begin_nested()
+    await crud.create_download_job(db, new_job())
+    await savepoint.rollback()
+
+
+async def _roll_back_a_savepoint_of_the_connection(db: AsyncSession) -> None:
+    savepoint = await (await db.connection()).begin_nested()
+    await crud.create_download_job(db, new_job())
+    await savepoint.rollback()
+
+
+async def _fail(db: AsyncSession) -> None:
+    await crud.create_download_job(db, new_job(unique=True))
+    with pytest.raises(DownloadJobExists):
+        await crud.create_download_job(db, new_job(unique=True), on_duplicate="error")
+    await db.rollback()
+
+
+@only_postgresql
+@pytest.mark.parametrize(
+    "undone",
+    [_close, _roll_back, _roll_back_a_savepoint, _roll_back_a_savepoint_of_the_connection, _fail],
+)
+@pytest.mark.parametrize("name", ["create_download_job", "resume_download_queue"])
+async def test_what_is_undone_takes_no_notification_along(
+    engine: AsyncEngine,
+    sessions: Sessions,
+    undone: Callable[[AsyncSession], Awaitable[None]],
+    name: str,
+) -> None:
+    """What the same session commits next is told of, and so is what it commits in a savepoint."""
+    claim, calls = await add_claimed(sessions), Calls()
+    async with notified_before(engine, sessions, calls):
+        for number in range(2):
+            async with sessions() as db:
+                await undone(db)
+                async with db.begin_nested() if number else nullcontext():
+                    await TELLS[name](db, claim)
+                await db.commit()
+            await calls.until(1)
+            calls.count = 0
+
+
+@only_postgresql
+async def test_each_commit_of_a_session_that_commits_each_statement_is_notified(
+    url: str, engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """The session itself never commits, as far as it knows."""
+    calls = Calls()
+    each = database.create_engine(url, isolation_level="AUTOCOMMIT")
+    async with notified_before(engine, sessions, calls), AsyncSession(each) as db:
+        await crud.create_download_job(db, new_job())
+        await calls.until(1)
+        await crud.create_download_job(db, new_job())
+        await db.commit()
+        await calls.until(2)
+    await each.dispose()
+
+
+@only_postgresql
+async def test_a_transaction_in_two_phases_carries_no_notification(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """The server would refuse to prepare it (https://www.postgresql.org/docs/current/sql-notify)."""
+    calls = Calls()
+    both = AsyncSession(engine, twophase=True)
+    async with notified_before(engine, sessions, calls) as sent, both as db:
+        await crud.create_download_job(db, new_job())
+        await db.rollback()
+
+    assert notifications(sent, alone=False) == []
 
 
 @only_postgresql
@@ -367,28 +463,13 @@ async def test_what_a_savepoint_enqueues_is_notified_after_the_commit(
 ) -> None:
     """The server forgets what it was told in one that is rolled back."""
     calls = Calls()
-    with statements_sent(engine) as sent:
-        async with watching_others(engine, calls), events.notifying(engine):
-            async with sessions.begin() as db, db.begin_nested():
-                await crud.create_download_job(db, new_job())
-            await calls.until(2)
+    async with notified_before(engine, sessions, calls) as sent:
+        async with sessions.begin() as db, db.begin_nested():
+            await crud.create_download_job(db, new_job())
+        await calls.until(1)
 
     assert notifications(sent, alone=False) == []
     assert notifications(sent, alone=True) != []
-
-
-@only_postgresql
-async def test_a_rollback_takes_no_notification_from_the_next_transaction(
-    engine: AsyncEngine, sessions: Sessions
-) -> None:
-    """Also of the same session."""
-    calls = Calls()
-    async with watching_others(engine, calls), events.notifying(engine), sessions() as db:
-        await crud.create_download_job(db, new_job())
-        await db.rollback()
-        await crud.create_download_job(db, new_job())
-        await db.commit()
-        await calls.until(2)
 
 
 @only_postgresql
@@ -397,18 +478,34 @@ async def test_of_what_follows_at_once_one_notification_tells(
 ) -> None:
     """And not each INSERT, whose commits would wait for each other."""
     calls = Calls()
-    with statements_sent(engine) as sent:
-        async with watching_others(engine, calls):
-            async with events.notifying(engine), sessions() as first, sessions() as second:
-                for db in (first, second):
-                    await crud.create_download_job(db, new_job())
-                await first.commit()
-                await calls.until(2)
-                await second.commit()
-            await calls.until(3)
+    async with notified_before(engine, sessions, calls) as sent:
+        async with sessions() as first, sessions() as second:
+            for db in (first, second):
+                await crud.create_download_job(db, new_job())
+            await first.commit()
+            await calls.until(1)
+            await second.commit()
+        await calls.until(2)
 
     assert len(notifications(sent, alone=False)) == 1
     assert notifications(sent, alone=True) != []
+
+
+@only_postgresql
+async def test_no_enqueuing_fails_by_a_notification(
+    engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """Who may not notify enqueues all the same, and pools find the jobs when they poll."""
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def refuse(_: object, __: object, statement: str, *___: object) -> None:
+        if "pg_notify" in statement:
+            raise AccessRefused("permission denied for function pg_notify")
+
+    async with events.notifying(engine):
+        for _ in range(5):
+            await create_job(sessions)
+            await asyncio.sleep(AT_MOST_EVERY)
 
 
 @only_postgresql

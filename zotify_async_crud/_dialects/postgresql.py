@@ -65,7 +65,11 @@ CHANNEL: Final = "zotify_download_jobs"
 class _PostgreSQL:
     writes_together = True
     indexes_beside_writers = True
-    announcement: ColumnElement[Any] = literal_column(f"pg_notify('{CHANNEL}', '')")
+    # a statement must not fail because others have let the queue of notifications fill up
+    announcement: ColumnElement[Any] = literal_column(
+        "CASE WHEN pg_notification_queue_usage() < 0.5"
+        f" THEN CAST(pg_notify('{CHANNEL}', '') AS text) ELSE '' END"
+    )
 
     def insert(self, entity: type[DeclarativeBase] | Table) -> postgresql.Insert:
         return postgresql.insert(entity)
@@ -178,7 +182,7 @@ class _PostgreSQL:
     def notification(self) -> Executable:
         # a hint need not be on the disk before it is given
         unsafe = func.set_config("synchronous_commit", "off", True)
-        return select(unsafe, self.announcement)
+        return select(unsafe, func.pg_notify(CHANNEL, ""))
 
     def looks_for_others(self, url: URL) -> bool:
         return False

@@ -93,7 +93,10 @@ class Database(Protocol):
     """Whether an index is built without keeping writers out, and outside of a transaction."""
 
     announcement: ColumnElement[Any]
-    """What a statement evaluates, to tell worker pools of other processes once it is committed."""
+    """What a statement evaluates, to tell worker pools of other processes once it is committed.
+
+    It is never null.
+    """
 
     def __hash__(self) -> int:
         """Return what a cache of statements needs."""

@@ -27,7 +27,6 @@ from sqlalchemy import (
     event,
     func,
     literal,
-    null,
     select,
     text,
     true,
@@ -80,7 +79,7 @@ _MEANINGS: Final[dict[int, type[DatabaseError]]] = {
 class _SQLite:
     writes_together = False
     indexes_beside_writers = False
-    announcement: ColumnElement[Any] = null()  # they look at the file
+    announcement: ColumnElement[Any] = literal("")  # they look at the file
 
     def insert(self, entity: type[DeclarativeBase] | Table) -> sqlite.Insert:
         return sqlite.insert(entity)

@@ -42,12 +42,11 @@ from zotify_async_crud.schemas import FINISHED, DownloadJobCreate, DownloadJobSt
 NEWEST_FIRST: Final = (DownloadJob.created_at.desc(), DownloadJob.job_id.desc())
 
 
-def create_download_job(
-    database: Database, job: DownloadJobCreate, *, announced: bool
-) -> Executable:
+def create_download_job(database: Database, job: DownloadJobCreate, *, announced: bool) -> Query:
     """Insert one pending job."""
     also = [database.announcement] if announced else []
-    return database.insert(DownloadJob).values(**_values(job)).returning(DownloadJob, *also)
+    insertion = database.insert(DownloadJob).values(**_values(job))
+    return Query(insertion.returning(DownloadJob, *also), {})
 
 
 def _values(job: DownloadJobCreate) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
+from sqlalchemy import Result
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
@@ -42,11 +44,10 @@ async def create_download_job(
         (job_id,) = await create_download_jobs(db, [new])
         created: DownloadJob = (await execute(db, sql.get_download_job(job_id))).scalar_one()
         return created
-    statement = sql.create_download_job(database, new, announced=events.announces(db))
+    query = partial(sql.create_download_job, database, new)
     with naming_duplicates() if new.unique else contextlib.nullcontext():
-        created = (await execute(db, statement)).scalar_one()
-    events.jobs_became_due(db)
-    return created
+        enqueued: DownloadJob = (await _enqueue(db, query)).scalar_one()
+    return enqueued
 
 
 async def create_download_jobs(
@@ -72,7 +73,6 @@ async def create_download_jobs(
     if track_ids is not None:  # an empty list, too
         return await _insert_defaults(db, track_ids)
     new = {str(uuid7()): job for job in check.jobs(jobs)}
-    events.jobs_became_due(db)
     if not any(job.unique for job in new.values()):
         await _insert(db, new)
         return list(new)
@@ -112,34 +112,32 @@ def _first_by_track(
     return dict(sorted(first.items(), key=lambda item: item[1].track_id))
 
 
+async def _enqueue(db: AsyncSession, query: Callable[..., Query]) -> Result[Any]:
+    """Execute the *query* for jobs, and see to it that those who wait for some are told."""
+    announced = events.announces(db)
+    result = await execute(db, *query(announced=announced))
+    events.jobs_became_due(db, announced=announced)
+    return result
+
+
 async def _insert_defaults(db: AsyncSession, track_ids: Sequence[str]) -> list[str]:
     job_ids = [str(uuid7()) for _ in track_ids]
     if job_ids:
-        events.jobs_became_due(db)
-        query = sql.create_default_download_jobs(
-            database_of(db), job_ids, track_ids, announced=events.announces(db)
-        )
-        await execute(db, *query)
+        query = partial(sql.create_default_download_jobs, database_of(db), job_ids, track_ids)
+        await _enqueue(db, query)
     return job_ids
 
 
 async def _insert(db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]) -> None:
-    await execute(db, *_query(db, new, skip_duplicates=False))
+    query = partial(sql.create_download_jobs, database_of(db), new, skip_duplicates=False)
+    await _enqueue(db, query)
 
 
 async def _insert_missing(
     db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate]
 ) -> set[str]:
-    query = _query(db, new, skip_duplicates=True)
-    return set((await execute(db, *query)).scalars())
-
-
-def _query(
-    db: AsyncSession, new: Mapping[str, schemas.DownloadJobCreate], *, skip_duplicates: bool
-) -> Query:
-    return sql.create_download_jobs(
-        database_of(db), new, skip_duplicates=skip_duplicates, announced=events.announces(db)
-    )
+    query = partial(sql.create_download_jobs, database_of(db), new, skip_duplicates=True)
+    return set((await _enqueue(db, query)).scalars())
 
 
 async def _existing(
