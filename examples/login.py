@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from zotify_async_crud import crud, database, errors, migrations
 from zotify_async_crud.encryption import TokenKeyring
-from zotify_async_crud.token_refresh import get_valid_spotify_token
+from zotify_async_crud.token_refresh import finish_refreshes, get_valid_spotify_token
 
 LOG = logging.getLogger("examples.login")
 
@@ -92,6 +92,7 @@ async def show(options: argparse.Namespace) -> None:
             for playlist in await spotify.current_user_playlists():
                 LOG.info("playlist %s", playlist["name"])
     finally:
+        await finish_refreshes()  # what one answers may be the only refresh token that holds
         await engine.dispose()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self, SupportsIndex
 
 _HIDDEN: Final = "'**********'"
 
@@ -15,6 +15,10 @@ class SecretValue(str):
 
     def __repr__(self) -> str:
         return _HIDDEN
+
+    def __getitem__(self, place: SupportsIndex | slice) -> SecretValue:
+        # what shortens a long value to show it takes a slice of it
+        return SecretValue(super().__getitem__(place))
 
     def __copy__(self) -> Self:
         return self

@@ -39,7 +39,7 @@ from zotify_async_crud._dialects.types import (
 )
 from zotify_async_crud._secrets import SecretValue
 from zotify_async_crud.encryption import SealedText
-from zotify_async_crud.errors import TracksNotLoaded
+from zotify_async_crud.errors import InvalidValue, TracksNotLoaded
 from zotify_async_crud.fields import (
     DEFAULT_MAX_ATTEMPTS,
     ID_MAX_LENGTH,
@@ -266,7 +266,7 @@ class SpotifyToken(Base):
     """The one OAuth token. Neither it nor its values show in reprs, logs or echoed statements.
 
     Each login has a ``login_id`` of its own. ``version`` grows with each login and refresh, and
-    ``updated_at`` is when the last was stored.
+    ``updated_at`` is when the last was stored, or asked for by a refresh.
     The rest is of ``token_refresh.get_valid_spotify_token``: who refreshes has ``lease_version``,
     and the lease until ``lease_expires_at``; after a failure nobody tries before ``retry_at``; a
     token that cannot be refreshed any more ``needs_login``.
@@ -297,7 +297,10 @@ class SpotifyToken(Base):
     )
 
     @validates("access_token", "refresh_token")
-    def _hide(self, _: str, value: str) -> str:
+    def _hide(self, field: str, value: object) -> str:
+        if not isinstance(value, str):
+            del value  # a traceback may show locals
+            raise InvalidValue(field, "Input should be a valid string")
         return SecretValue(value)  # before it can show in the error of a statement that never ran
 
     def __repr__(self) -> str:

@@ -291,6 +291,9 @@ class SpotifyTokenData(BaseModel):
     ``expires_in`` seconds from now, by the database's clock. What else is absent or null stays as
     it is stored: the ``refresh_token`` (https://www.rfc-editor.org/rfc/rfc6749#section-6), the
     ``scope`` and the ``token_type``.
+
+    The coroutine validates what it is given. Whoever makes one of these by hand must know that
+    pydantic's ``ValidationError.errors()`` has the input, of which its text shows nothing.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)

@@ -73,8 +73,9 @@ async def get_valid_spotify_token(
 
     *refresh* has *lease* seconds. If it takes longer, or its process dies, another caller may try;
     give your HTTP client a shorter timeout. It goes on when its caller is cancelled, because what
-    it answers may be the only refresh token that still holds. After a failure nobody tries for as
-    long as *backoff* says, which is called with the number of failures.
+    it answers may be the only refresh token that still holds; ``finish_refreshes`` waits for it.
+    After a failure nobody tries for as long as *backoff* says, which is called with the number of
+    failures. What a new token's ``expires_in`` says counts from before it was asked for.
 
     Raises:
         LoginRequired: Nobody is logged in, the refresh token holds no more, or what is stored
@@ -97,6 +98,17 @@ async def get_valid_spotify_token(
         backoff,
     )
     return await refresher.valid_token()
+
+
+async def finish_refreshes() -> None:
+    """Wait for the refreshes that go on in this event loop though their callers were cancelled.
+
+    A program does so before it ends, which would break them off. None takes longer than its
+    *lease*, and ``STORE_WITHIN`` where the database cannot be reached.
+    """
+    loop = asyncio.get_running_loop()
+    while work := [task for task in _WORK if task.get_loop() is loop]:
+        await asyncio.wait(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +142,17 @@ class _Refresher:
 
     def _raise_if_in_vain(self, first: Found, found: Found) -> None:
         token = found.token
+        if token.needs_login:
+            raise LoginRequired("the refresh token holds no more")
         is_same_login = token.login_id == first.token.login_id
         was_refreshed = is_same_login and token.version > first.token.version
         if was_refreshed and token.expires_at - token.updated_at <= self.leeway:
             raise InvalidValue("leeway", "Input should be less than a new token's life")
         has_failed_since = token.lease_version > first.token.lease_version - first.is_leased
-        if not found.is_leased and (found.retry_in > 0 or (token.failures and has_failed_since)):
+        # a holder that is gone leaves its lease behind, and what failed before it
+        is_given_back = token.lease_expires_at is None
+        failed = token.failures and has_failed_since and is_given_back
+        if not found.is_leased and (found.retry_in > 0 or failed):
             raise TokenRefreshFailed(token.failure or "unknown", max(found.retry_in, 0.0))
 
     async def _try(self, found: Found) -> None:
@@ -168,8 +185,8 @@ class _Refresher:
         """Return what the endpoint answered, why it did not, or None for a grant that is over."""
         asking = asyncio.ensure_future(self._ask(lease))
         # twice, as a process that was paused finds its time over before it has read the answer
-        for _ in range(2):
-            await asyncio.wait({asking}, timeout=self.lease.total_seconds())
+        for share in (0.9, 0.1):
+            await asyncio.wait({asking}, timeout=share * self.lease.total_seconds())
         if not asking.done():
             asking.cancel()
             return f"it took longer than its lease of {self.lease.total_seconds():g} s"
@@ -233,8 +250,6 @@ async def _look(sessions: Sessions) -> Found:
     found = await _read(sessions)
     if found is None:
         raise LoginRequired("nobody is logged in")
-    if found.token.needs_login:
-        raise LoginRequired("the refresh token holds no more")
     return found
 
 

@@ -43,7 +43,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from tests.support import faults
 from tests.support.factories import EPOCH, Sessions
 from tests.support.postgresql import EmbeddedServer
-from tests.support.secrets import KEYS, shown_with_locals
+from tests.support.secrets import KEYS, shown_by_rich, shown_short_by_rich, shown_with_locals
 from zotify_async_crud import crud, database, encryption, fields, migrations, schemas
 from zotify_async_crud._statements.spotify_tokens import TOKENS, Lease
 from zotify_async_crud.encryption import TokenInClear, TokenKeyring
@@ -90,7 +90,8 @@ class Canaries:
 
     def new(self) -> str:
         """Return a token that nobody has."""
-        return f"{self._mark}{secrets.token_hex(12)}{self._mark}"
+        # longer than what a traceback with locals shortens
+        return f"{self._mark}{secrets.token_hex(120)}{self._mark}"
 
     def seen_in(self, data: bytes) -> list[str]:
         """Return how a token is written in *data*, with what stands around it."""
@@ -183,11 +184,13 @@ class Stage:
     def keep_error(self, error: BaseException) -> None:
         """Keep all that *error* shows."""
         self.shown += [*shown_with_locals(error), *traceback.format_exception(error)]
+        self.shown += shown_by_rich(error)
 
     def keep(self, *things: object) -> None:
         """Keep all that *things* show when they are printed; a token by itself is a string."""
         for thing in things:
             self.shown += [repr(thing), ascii(thing), reprlib.repr(thing), pprint.pformat(thing)]
+            self.shown += [shown_short_by_rich(thing)]
             if not isinstance(thing, str):
                 self.shown += [str(thing), f"{thing}", f"{thing!r:>9}"]
 
@@ -365,7 +368,7 @@ async def _read(stage: Stage) -> None:
         token.access_token = stage.canaries.new()
         state = inspect(token)
         stage.keep(db.dirty, state, state.dict, state.attrs.access_token.history)
-        stage.keep(Lease(token.login_id, 1, token.refresh_token))
+        stage.keep(Lease(token.login_id, 1, token.expires_at, token.refresh_token))
         _assert_no_pickle(token, row, tuple(row), state.dict)
 
 

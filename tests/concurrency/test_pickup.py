@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from tests.support.factories import Sessions, add_job, add_jobs, all_rows, new_job, stored_job
 from tests.support.faults import begin_deferred, is_sqlite, only_sqlite
+from tests.support.secrets import KEYRING
 from tests.support.workers import drain_together
-from zotify_async_crud import crud, database, migrations
+from zotify_async_crud import crud, database, encryption, migrations
 from zotify_async_crud.errors import TransactionConflict, TransactionRequired
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import DownloadJobStatus
@@ -181,6 +182,10 @@ UNITS: Final[dict[str, Callable[[AsyncSession], Awaitable[object]]]] = {
     "get_next_pending_download_job": crud.get_next_pending_download_job,
     "create_or_update_playlist": lambda db: crud.create_or_update_playlist(db, "p", "n", ["a"]),
     "clear_all_playlists_and_tracks": crud.clear_all_playlists_and_tracks,
+    "create_or_update_spotify_token": lambda db: crud.create_or_update_spotify_token(
+        db, {"access_token": "a", "expires_in": 60}
+    ),
+    "rotate_token_keys": crud.rotate_token_keys,
 }
 
 
@@ -221,6 +226,7 @@ async def test_an_engine_that_commits_each_statement_is_refused(
     await add_jobs(sessions, 2)
     before = await all_rows(sessions)
     engine = await create(url)
+    encryption.use_keyring(engine, KEYRING)
     async with database.create_session_factory(engine)() as db:
         with pytest.raises(TransactionRequired, match="AUTOCOMMIT"):
             await UNITS[unit](db)

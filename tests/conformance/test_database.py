@@ -16,7 +16,15 @@ from sqlalchemy import insert, literal, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from tests.support.factories import Sessions, add_job, add_jobs, all_rows, new_job, stored_job
+from tests.support.factories import (
+    Sessions,
+    add_job,
+    add_jobs,
+    all_rows,
+    new_job,
+    stored_job,
+    token_data,
+)
 from tests.support.faults import (
     only_postgresql,
     only_sqlite,
@@ -37,6 +45,7 @@ from zotify_async_crud.errors import (
 )
 from zotify_async_crud.models import Base, Track
 from zotify_async_crud.schemas import DownloadJobStatus
+from zotify_async_crud.token_refresh import get_valid_spotify_token
 
 OWNER_ONLY: Final = 0o600
 
@@ -529,3 +538,31 @@ async def test_the_driver_begins_nothing_by_itself(engine: AsyncEngine, level: s
         await connection.exec_driver_sql("INSERT INTO tracks (id) VALUES ('t')")
         driver: Any = (await connection.get_raw_connection()).driver_connection
         assert not driver.in_transaction
+
+
+@pytest.mark.parametrize("default", [None, "sqlite:///elsewhere.db"], ids=["none", "another"])
+async def test_a_session_may_have_an_engine_for_these_tables_alone(
+    engine: AsyncEngine, default: str | None
+) -> None:
+    """Statements go there, and the token is encrypted by that engine's keys."""
+    elsewhere = database.create_engine(default) if default else None
+    sessions = async_sessionmaker(elsewhere, binds={Base: engine}, expire_on_commit=False)
+    async with sessions.begin() as db:
+        await crud.create_or_update_playlist(db, "p", "P", ["t", "s"])
+        await crud.create_download_jobs(db, ["t", "s"])
+        await crud.create_or_update_spotify_token(db, token_data())
+        await crud.create_or_update_spotify_token(db, token_data(refresh_token=None))
+        assert await crud.rotate_token_keys(db) is False
+    async with sessions.begin() as db:
+        assert [track.id async for track in crud.stream_playlist_tracks(db, "p")] == ["t", "s"]
+        claims = await crud.claim_download_jobs(db, worker_id="w", limit=2, lease=60)
+    assert [claim.track_id for claim in claims] == ["t", "s"]
+    token = await get_valid_spotify_token(sessions, refresh=no_refresh)
+    assert token.access_token == "access-1"
+    if elsewhere:
+        await elsewhere.dispose()
+
+
+async def no_refresh(refresh_token: str) -> dict[str, Any]:
+    """Be asked by nobody."""
+    raise AssertionError

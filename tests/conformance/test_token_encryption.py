@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tests.support.factories import Sessions, add_token, token_data
 from tests.support.faults import only_sqlite
-from tests.support.secrets import KEYRING, KEYS
+from tests.support.secrets import KEYRING, KEYS, shown_with_locals
 from tests.unit.test_encryption import edited
 from zotify_async_crud import crud, database, encryption, models
 from zotify_async_crud.encryption import TokenInClear, TokenKeyring, generate_key, key_id
@@ -133,7 +133,7 @@ async def test_what_is_no_text_is_told_by_no_error_and_no_log(
     with pytest.raises(LoginRequired) as caught:
         await _token(sessions)
     assert caught.value.reason == "the stored token was changed, and cannot be decrypted"
-    told = [str(caught.value), repr(caught.value), caplog.text]
+    told = [*shown_with_locals(caught.value), caplog.text]
     assert not [each for each in told if "canary" in each]
     async with sessions.begin() as db:
         with pytest.raises(LoginRequired):

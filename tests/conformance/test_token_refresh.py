@@ -28,6 +28,7 @@ from zotify_async_crud.errors import (
     TokenRefreshFailed,
 )
 from zotify_async_crud.models import Base, SpotifyToken
+from zotify_async_crud.schemas import SpotifyTokenData
 from zotify_async_crud.token_refresh import get_valid_spotify_token
 
 CALLERS: Final = 50
@@ -345,6 +346,54 @@ async def test_a_grant_that_is_over_needs_a_new_login(
     assert (token.needs_login, endpoint.asked) == (False, ["refresh-1", "refresh-2"])
 
 
+async def test_a_token_that_is_good_is_returned_although_its_grant_is_over(
+    sessions: Sessions, endpoint: Endpoint
+) -> None:
+    """Who asks for more than it has is told to log in, and nobody else."""
+    await add_token(sessions)
+    endpoint.error = InvalidGrant()
+    with pytest.raises(LoginRequired):
+        await get_valid_spotify_token(sessions, endpoint, leeway=HOUR * 24 * 3_000)
+
+    assert (await get_valid_spotify_token(sessions, endpoint)).access_token == "access-1"
+    assert endpoint.asked == ["refresh-1"]
+
+
+async def test_the_life_of_a_token_counts_from_before_it_was_asked_for(
+    sessions: Sessions, endpoint: Endpoint
+) -> None:
+    """However long the answer took, and the storing of it."""
+    await add_token(sessions, expires_at=EPOCH)
+    endpoint.may_answer.clear()
+    asking = asyncio.create_task(get_valid_spotify_token(sessions, endpoint, lease=HOUR / 60))
+    await endpoint.was_asked.wait()
+    ends = (await _stored(sessions)).lease_expires_at
+    assert ends is not None
+    endpoint.may_answer.set()
+
+    token = await asking
+    assert token.expires_at == ends - HOUR / 60 + HOUR
+    assert token.updated_at == ends - HOUR / 60
+
+
+async def test_a_token_that_was_stored_too_late_is_refreshed_again(
+    sessions: Sessions, endpoint: Endpoint
+) -> None:
+    """Its process was suspended for longer than the token lives; the refresh token still holds."""
+    await add_token(sessions, expires_at=EPOCH)
+    lease = await _taken(sessions, await _seen(sessions))
+    assert lease is not None
+    asking = asyncio.create_task(get_valid_spotify_token(sessions, endpoint))
+    await asyncio.wait([asking], timeout=0.1)  # it looks at the lease
+    late = {"access_token": "late", "refresh_token": "late-refresh", "expires_in": 3600}
+    async with sessions.begin() as db:
+        answer = SpotifyTokenData.model_validate(late)
+        await leases.store(db, lease._replace(taken_at=EPOCH), answer)
+
+    assert (await asking).access_token == "new-access-1"
+    assert endpoint.asked == ["late-refresh"]
+
+
 async def test_a_refresh_goes_on_when_its_caller_is_cancelled(
     sessions: Sessions, endpoint: Endpoint
 ) -> None:
@@ -361,6 +410,24 @@ async def test_a_refresh_goes_on_when_its_caller_is_cancelled(
 
     assert (await next_caller).access_token == "new-access-1"
     assert endpoint.asked == ["refresh-1"]
+
+
+async def test_a_program_that_ends_can_wait_for_what_its_callers_left(
+    sessions: Sessions, endpoint: Endpoint
+) -> None:
+    """The end of the event loop would break it off."""
+    await add_token(sessions, expires_at=EPOCH)
+    endpoint.may_answer.clear()
+    caller = asyncio.create_task(get_valid_spotify_token(sessions, endpoint))
+    await endpoint.was_asked.wait()
+    caller.cancel()
+    finishing = asyncio.create_task(token_refresh.finish_refreshes())
+    await asyncio.wait([caller])
+    endpoint.may_answer.set()
+    await finishing
+
+    assert await _values(sessions) == ("new-access-1", "new-refresh-1")
+    await token_refresh.finish_refreshes()  # nothing is left
 
 
 async def test_a_login_during_a_refresh_wins(sessions: Sessions, endpoint: Endpoint) -> None:
@@ -506,6 +573,26 @@ async def test_who_died_is_replaced_once_its_lease_is_over(
     assert (first.asked, second.asked) == (["refresh-1"], ["refresh-1"])
 
 
+async def test_a_failure_of_before_is_none_of_whoever_died(
+    sessions: Sessions, others: Sessions, endpoint: Endpoint
+) -> None:
+    """The next caller tries: nothing is known of what became of that refresh."""
+    await add_token(sessions, expires_at=EPOCH)
+    endpoint.error = OSError()
+    with pytest.raises(TokenRefreshFailed):
+        await get_valid_spotify_token(sessions, endpoint, backoff=no_wait)
+    assert await _taken(sessions, await _seen(sessions)) is not None
+    endpoint.error = None
+    asking = [
+        asyncio.create_task(get_valid_spotify_token(each, endpoint)) for each in (sessions, others)
+    ]
+    await asyncio.wait(asking, timeout=0.1)  # they look at the lease
+    await _set(sessions, lease_expires_at=EPOCH)
+
+    assert {token.access_token for token in await asyncio.gather(*asking)} == {"new-access-2"}
+    assert endpoint.asked == ["refresh-1", "refresh-1"]
+
+
 async def test_an_answer_that_comes_late_does_not_end_the_lease_of_another(
     sessions: Sessions, others: Sessions
 ) -> None:
@@ -572,14 +659,22 @@ async def test_a_refresh_that_is_refused_to_store_in_clear_does_not_ask_the_endp
 
 
 async def test_a_refresh_that_takes_too_long_is_a_failure(
-    sessions: Sessions, endpoint: Endpoint
+    sessions: Sessions, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its caller gets an error, and the endpoint is given up."""
+    """It is given up as its lease ends, when another caller may ask."""
     await add_token(sessions, expires_at=EPOCH)
     endpoint.may_answer.clear()
+    wait, patience = asyncio.wait, []
 
+    async def waiting(tasks: Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - its signature
+        patience.append(timeout or 0.0)
+        return await wait(tasks, timeout=timeout)
+
+    monkeypatch.setattr(asyncio, "wait", waiting)
     with pytest.raises(TokenRefreshFailed, match=r"longer than its lease of 0\.05 s"):
         await get_valid_spotify_token(sessions, endpoint, lease=0.05)
+
+    assert sum(patience) == pytest.approx(0.05)
 
 
 @pytest.fixture

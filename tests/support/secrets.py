@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from pathlib import Path
 from typing import Final
+
+from rich.pretty import pretty_repr
+from rich.traceback import Traceback
 
 from zotify_async_crud.encryption import TokenKeyring
 
@@ -38,3 +42,20 @@ def shown_with_locals(error: BaseException) -> list[str]:
         shown += [f"{link!r} {link} {link.args!r} {vars(link)!r}"]
         shown += [f"{frame.line} {frame.locals}" for frame in frames]
     return shown
+
+
+def shown_by_rich(error: BaseException) -> list[str]:
+    """Return what rich's traceback with locals shows, which shortens long texts by itself."""
+    with contextlib.suppress(ValueError):  # of an attribute of a connection that is closed
+        trace = Traceback.extract(type(error), error, error.__traceback__, show_locals=True)
+        frames = [frame for stack in trace.stacks for frame in stack.frames]
+        ours = [each for each in frames if not Path(each.filename).is_relative_to(_TESTS)]
+        return [str(node) for frame in ours for node in (frame.locals or {}).values()]
+    return []
+
+
+def shown_short_by_rich(thing: object) -> str:
+    """Return what rich shows of *thing*, with at most 80 characters of each text."""
+    with contextlib.suppress(ValueError):
+        return pretty_repr(thing, max_string=80)
+    return ""

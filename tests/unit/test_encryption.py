@@ -50,6 +50,15 @@ def edited(envelope: str) -> st.SearchStrategy[str]:
     ).filter(lambda text: text != envelope)
 
 
+def test_a_part_of_a_secret_is_one() -> None:
+    """What shortens a long value before it shows it shows nothing of it."""
+    secret = SecretValue(SECRET)
+
+    assert SECRET not in repr([secret[:3], secret[0], secret[-3:]])
+    assert repr(secret[:3]) == repr(secret)
+    assert (str(secret[:3]), f"{secret}") == (SECRET[:3], SECRET)
+
+
 @given(value=TEXTS)
 def test_what_is_sealed_opens_as_it_was(value: str) -> None:
     """By the key that sealed it, whether that is the current one or an older one."""

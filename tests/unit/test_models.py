@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import StatementError
 
 from tests.support.factories import Sessions
 from zotify_async_crud import crud, models
+from zotify_async_crud.errors import InvalidValue
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,11 @@ async def test_a_token_that_cannot_be_stored_does_not_show_its_secrets(
             await crud.get_spotify_token(db)
     assert "canary" not in str(refused.value)
     assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize("field", ["access_token", "refresh_token"])
+@pytest.mark.parametrize("value", [None, 5, b"canary"])
+def test_what_is_no_string_is_no_token(field: str, value: Any) -> None:
+    """It would be sent as what Python writes for it."""
+    with pytest.raises(InvalidValue, match=f"^{field}: Input should be a valid string$"):
+        models.SpotifyToken(**{field: value})

@@ -133,11 +133,10 @@ class _SQLite:
         return key.in_(found)  # an UPDATE is alone
 
     def guard_transaction(self, connection: Connection) -> None:
-        driver = _driver(connection)
-        if not driver.in_transaction:
+        if not _has_begun(connection):
             # changes no row, and makes a driver that begins late begin now, with the write lock
             connection.exec_driver_sql("DELETE FROM download_jobs WHERE false")
-        if not driver.in_transaction:
+        if not _has_begun(connection):
             raise TransactionRequired(
                 "this session commits each statement (isolation_level='AUTOCOMMIT'):"
                 " use an engine with a transactional isolation level"
@@ -258,6 +257,14 @@ def _stored(value: Any) -> Any:
 def _driver(connection: Connection) -> Any:
     adapted: Any = connection.connection.dbapi_connection  # also where it has left its pool
     return adapted.driver_connection
+
+
+def _has_begun(connection: Connection) -> bool:
+    try:
+        begun: bool = _driver(connection).in_transaction
+    except ValueError:  # it is closed, as the next statement will tell in the words of SQLAlchemy
+        return False
+    return begun
 
 
 _HOLDER: Final = "zotify_async_crud.holder"

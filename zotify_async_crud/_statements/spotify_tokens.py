@@ -54,6 +54,9 @@ class Lease(NamedTuple):
 
     login_id: str
     version: int
+    taken_at: dt.datetime
+    """When by the database's clock, from which the life of the new token is counted."""
+
     refresh_token: str
 
 
@@ -131,24 +134,26 @@ def take_lease(seen: SpotifyToken, lease: dt.timedelta) -> Executable:
             not_(TOKENS.c.needs_login),
         )
         .values(lease_version=TOKENS.c.lease_version + 1, lease_expires_at=_in(lease))
-        .returning(TOKENS.c.lease_version)
+        .returning(TOKENS.c.lease_version, NOW)
     )
 
 
 def refresh(lease: Lease, new: SpotifyTokenData) -> Executable:
     """Store what a refresh answered, unless something newer is stored."""
     is_last = TOKENS.c.lease_version == lease.version
-    return (
-        update(TOKENS)
-        .where(_is_login(lease.login_id), TOKENS.c.version < lease.version)
-        .values(
-            refresh_token=new.refresh_token or lease.refresh_token,
-            version=lease.version,
-            lease_expires_at=case((is_last, null()), else_=TOKENS.c.lease_expires_at),
-            **_kept(new),
-            **_STORED,
-        )
-    )
+    values = {
+        "refresh_token": new.refresh_token or lease.refresh_token,
+        "version": lease.version,
+        "lease_expires_at": case((is_last, null()), else_=TOKENS.c.lease_expires_at),
+        **_kept(new),
+        **_STORED,
+        # an answer may come late, and be stored later
+        "updated_at": lease.taken_at,
+    }
+    if new.expires_at is None and new.expires_in is not None:
+        values["expires_at"] = lease.taken_at + new.expires_in
+    is_newer = TOKENS.c.version < lease.version
+    return update(TOKENS).where(_is_login(lease.login_id), is_newer).values(values)
 
 
 def fail(lease: Lease, reason: str, retry_in: dt.timedelta) -> Executable:

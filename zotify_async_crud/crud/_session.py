@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, CursorResult, Result
+from sqlalchemy import Connection, CursorResult, Dialect, Result
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.sql import Executable
 
 from zotify_async_crud._dialects import Database, database_for, translate
-from zotify_async_crud.errors import InvalidValue
+from zotify_async_crud.errors import InvalidValue, LoginRequired
 from zotify_async_crud.models import DownloadJob
 
 T = TypeVar("T")
@@ -23,12 +23,20 @@ _AT_ONCE: Final = 1_000
 # A row that the session has seen before must show what this statement read or wrote.
 _FRESH: Final = {"populate_existing": True}
 
+# A session may have an engine for each base class; a statement about a table alone tells of none.
+_OURS: Final[dict[str, Any]] = {"mapper": DownloadJob}
+
 
 def database_of(db: AsyncSession) -> Database:
     """Return what differs on the database that *db*, which it makes sure is a session, talks to."""
+    return database_for(dialect_of(db))
+
+
+def dialect_of(db: AsyncSession) -> Dialect:
+    """Return the dialect of the engine on which *db* has the library's tables."""
     if not isinstance(db, AsyncSession | async_scoped_session):
         raise InvalidValue("db", "Input should be an AsyncSession")
-    return database_for(db.get_bind(mapper=DownloadJob).dialect)
+    return db.get_bind(**_OURS).dialect
 
 
 async def execute(
@@ -44,8 +52,20 @@ async def execute(
     # about entities, SQLAlchemy 2.0 does not flush
     if db.new or db.dirty or db.deleted:
         await _translated(db.flush(), secret=secret)
-    running = db.execute(statement, parameters, execution_options=_FRESH)
+    running = db.execute(
+        statement, parameters, execution_options=_FRESH, bind_arguments=dict(_OURS)
+    )
     return await _translated(running, secret=secret)
+
+
+async def secret_row(db: AsyncSession, statement: Executable) -> Sequence[Any] | None:
+    """Execute a statement about the token and return its row; no error shows what is stored."""
+    try:
+        return (await execute(db, statement, secret=True)).one_or_none()
+    except LoginRequired as error:
+        failure = LoginRequired(error.reason)
+    # without the frames that have read it, in which a traceback with locals would show it
+    raise failure
 
 
 async def changed(
@@ -59,7 +79,8 @@ async def changed(
 async def stream(db: AsyncSession, statement: Executable) -> AsyncIterator[Any]:
     """Yield the first column of what *statement* finds, a part at a time."""
     options = {**_FRESH, "yield_per": _AT_ONCE}
-    result = await _translated(db.stream_scalars(statement, execution_options=options))
+    running = db.stream_scalars(statement, execution_options=options, bind_arguments=dict(_OURS))
+    result = await _translated(running)
     try:
         while rows := await _translated(result.fetchmany(_AT_ONCE)):
             for row in rows:
@@ -75,7 +96,7 @@ async def begin_unit(db: AsyncSession) -> None:
 
 async def on_connection(db: AsyncSession, action: Callable[[Connection], None]) -> None:
     """Call *action* with the connection of the caller's transaction."""
-    connection = await _translated(db.connection())
+    connection = await _translated(db.connection(bind_arguments=dict(_OURS)))
     await _translated(connection.run_sync(action))
 
 

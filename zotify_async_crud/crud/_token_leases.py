@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from zotify_async_crud._statements import spotify_tokens as sql
 from zotify_async_crud._statements.spotify_tokens import Lease
-from zotify_async_crud.crud._session import execute
+from zotify_async_crud.crud._session import execute, secret_row
 from zotify_async_crud.crud.spotify_tokens import warn_of_clear_text
 from zotify_async_crud.models import SpotifyToken
 from zotify_async_crud.schemas import SpotifyTokenData
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 async def look(db: AsyncSession) -> Found | None:
     """Return the token, which does not belong to the session any more."""
-    row = (await execute(db, sql.look(), secret=True)).one_or_none()
+    row = await secret_row(db, sql.look())
     if row is None:
         return None
     token, now = tuple(row)
@@ -50,9 +50,11 @@ async def look(db: AsyncSession) -> Found | None:
 async def take(db: AsyncSession, seen: SpotifyToken, lease: dt.timedelta) -> Lease | None:
     """Return the lease, or None if the token was written, leased or given up since it was seen."""
     warn_of_clear_text(db)  # now: what is refreshed must be stored, even where warnings are errors
-    taken = await execute(db, sql.take_lease(seen, lease), secret=True)
-    version: int | None = taken.scalar_one_or_none()
-    return None if version is None else Lease(seen.login_id, version, seen.refresh_token)
+    row = await secret_row(db, sql.take_lease(seen, lease))
+    if row is None:
+        return None
+    version, taken_at = row
+    return Lease(seen.login_id, version, taken_at, seen.refresh_token)
 
 
 async def store(db: AsyncSession, lease: Lease, new: SpotifyTokenData) -> None:

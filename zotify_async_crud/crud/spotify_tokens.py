@@ -13,7 +13,13 @@ from zotify_async_crud import _validation as check
 from zotify_async_crud import encryption
 from zotify_async_crud._secrets import Hidden
 from zotify_async_crud._statements import spotify_tokens as sql
-from zotify_async_crud.crud._session import database_of, execute
+from zotify_async_crud.crud._session import (
+    begin_unit,
+    database_of,
+    dialect_of,
+    execute,
+    secret_row,
+)
 from zotify_async_crud.errors import InvalidValue
 from zotify_async_crud.models import SpotifyToken
 
@@ -26,9 +32,8 @@ async def get_spotify_token(db: AsyncSession) -> SpotifyToken | None:
     Raises:
         LoginRequired: It is encrypted by a key that the engine has not, or was changed.
     """
-    found = await execute(db, sql.get_spotify_token(), secret=True)
-    token: SpotifyToken | None = found.scalar_one_or_none()
-    return token
+    row = await secret_row(db, sql.get_spotify_token())
+    return None if row is None else _token(row)
 
 
 async def create_or_update_spotify_token(
@@ -39,7 +44,8 @@ async def create_or_update_spotify_token(
     *token_data* is what the token endpoint answered, or a part of it (see
     ``schemas.SpotifyTokenData``): an ``access_token``, and ``expires_at`` (an aware datetime or
     seconds since the epoch) or ``expires_in`` (seconds). A ``refresh_token``, ``scope`` or
-    ``token_type`` that is absent or None stays as it is stored.
+    ``token_type`` that is absent or None stays as it is stored. Whatever is given counts as a
+    login: what a refresh under way answers is not stored any more.
 
     It is encrypted by the engine's key ring. Without one it is stored in clear, and the warning
     ``TokenInClear`` says so once for each engine.
@@ -58,14 +64,12 @@ async def create_or_update_spotify_token(
         statement = sql.log_in(database, new, login_id)
     else:
         # held, so that no login comes between, and read, so that it is encrypted afresh
-        held = await execute(db, sql.hold_spotify_token(), secret=True)
-        before: SpotifyToken | None = held.scalar_one_or_none()
-        if before is None:
+        await begin_unit(db)
+        held = await secret_row(db, sql.hold_spotify_token())
+        if held is None:
             raise InvalidValue("refresh_token", "Field required: none is stored yet")
-        statement = sql.overwrite(new, before.refresh_token, login_id)
-    stored = await execute(db, statement, secret=True)
-    token: SpotifyToken = stored.scalar_one()
-    return token
+        statement = sql.overwrite(new, _token(held).refresh_token, login_id)
+    return _token(await secret_row(db, statement))
 
 
 async def delete_spotify_token(db: AsyncSession) -> None:
@@ -83,23 +87,28 @@ async def rotate_token_keys(db: AsyncSession) -> bool:
         InvalidValue: The engine has no key ring.
         LoginRequired: The token cannot be decrypted.
     """
-    keyring = encryption.keyring_of(db.get_bind().dialect) if database_of(db) else None
+    keyring = encryption.keyring_of(dialect_of(db))
     if keyring is None:
         raise InvalidValue("db", "Its engine should have a token_keyring")
-    held = await execute(db, sql.hold_spotify_token(), secret=True)
-    token: SpotifyToken | None = held.scalar_one_or_none()
-    if token is None:
+    await begin_unit(db)
+    held = await secret_row(db, sql.hold_spotify_token())
+    if held is None:
         return False
-    stored = (await execute(db, sql.stored_texts(), secret=True)).one()
-    if all(encryption.key_id(text) == keyring.current_id for text in stored):
+    stored = await secret_row(db, sql.stored_texts())
+    if all(encryption.key_id(text) == keyring.current_id for text in stored or ()):
         return False
-    await execute(db, sql.store_again(token), secret=True)
+    await execute(db, sql.store_again(_token(held)), secret=True)
     return True
+
+
+def _token(row: Any) -> SpotifyToken:
+    token: SpotifyToken = row[0]
+    return token
 
 
 def warn_of_clear_text(db: AsyncSession) -> None:
     """Say that the token will be stored in clear, once for each engine."""
-    if encryption.is_first_in_clear(db.get_bind().dialect):
+    if encryption.is_first_in_clear(dialect_of(db)):
         warnings.warn(
             "the Spotify token is stored in clear: pass token_keyring to create_engine",
             encryption.TokenInClear,
