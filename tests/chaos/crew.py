@@ -77,9 +77,16 @@ class Crew:
             assert process.stdout is not None
             assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
 
-    def kill_one(self) -> None:
-        """Kill a process as the kernel does, and start another."""
-        victim = random.choice(self.processes)
+    async def kill_one(self, keep_busy: Callable[[], Awaitable[None]]) -> None:
+        """Kill a process that has jobs, as the kernel does, and start another."""
+        while True:
+            await keep_busy()
+            victim = random.choice(self.processes)
+            victim.send_signal(signal.SIGSTOP)  # or its jobs could be done by then
+            if await self._has_jobs(victim):
+                break
+            victim.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.05)
         _bury(victim)
         self.replace_the_dead()
 

@@ -49,9 +49,8 @@ async def test_no_job_is_lost_when_workers_are_killed(url: str, ledger: Ledger) 
     """Each job ends once, whoever held it when the kernel killed him."""
     async with Crew(url, size=3) as crew:
         for _ in range(KILLS):
-            await ledger.keep_busy()
-            await asyncio.sleep(random.uniform(0.3, 0.8))
-            crew.kill_one()
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+            await crew.kill_one(ledger.keep_busy)
         await ledger.until_finished(crew.replace_the_dead)
     await ledger.check()
 

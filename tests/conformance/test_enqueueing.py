@@ -204,6 +204,21 @@ async def test_the_id_of_a_track_stands_for_a_job_with_defaults(
     assert [row["track_id"] for row in rows[: len(named)]][-3:] == ["t", "s", "t"]
 
 
+class Urgent(DownloadJobCreate):
+    """A job with defaults of an application's own."""
+
+    priority: int = 10
+    unique: bool = True
+
+
+@pytest.mark.parametrize("create", CREATE)
+async def test_a_jobs_own_defaults_are_stored(sessions: Sessions, create: Create) -> None:
+    """However it is enqueued."""
+    row = await stored_row(sessions, await create(sessions, Urgent(track_id="t")))
+
+    assert (row["priority"], row["is_unique"]) == (10, True)
+
+
 @pytest.mark.parametrize("on_duplicate", ["existing", "skip", "error"])
 async def test_no_jobs_are_enqueued_without_a_statement(
     engine: AsyncEngine, sessions: Sessions, on_duplicate: Any

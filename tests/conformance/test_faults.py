@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from tests.support.factories import (
     add_job,
     new_job,
     stored_job,
+    token_data,
 )
 from tests.support.faults import (
     begin_deferred,
@@ -527,14 +528,25 @@ async def test_a_misuse_of_the_driver_is_nothing_that_a_retry_mends(
 
 
 @only_sqlite
-async def test_a_connection_closed_underneath_is_unavailable(sessions: Sessions) -> None:
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda db: crud.create_download_job(db, new_job()),
+        lambda db: crud.create_or_update_playlist(db, "p", "P", ["t"]),
+        lambda db: crud.create_or_update_spotify_token(db, token_data(refresh_token=None)),
+    ],
+    ids=["job", "playlist", "token"],
+)
+async def test_a_connection_closed_underneath_is_unavailable(
+    sessions: Sessions, work: Callable[[AsyncSession], Awaitable[object]]
+) -> None:
     """The next transaction has another one."""
     with pytest.raises(DatabaseUnavailable):
         async with sessions.begin() as db:
             raw = await (await db.connection()).get_raw_connection()
             assert raw.driver_connection is not None
             await raw.driver_connection.close()
-            await crud.create_download_job(db, new_job())
+            await work(db)
     await add_job(sessions)
 
 

@@ -57,9 +57,10 @@ ENDINGS: Final = st.sampled_from([True, True, True, False])
 
 WORKERS: Final = st.sampled_from(["w1", "w2"])
 STATUSES: Final = st.sampled_from(DownloadJobStatus)
+TRACKS: Final = st.sampled_from("abc")
 NEW_JOBS: Final = st.builds(
     new_job,
-    st.sampled_from("abc"),
+    TRACKS,
     priority=st.sampled_from([-1, 0, 0, 1]),
     available_at=st.sampled_from([None, None, None, EPOCH, EXPIRES_AT]),
     max_attempts=st.integers(1, 3),
@@ -139,6 +140,25 @@ class QueueMachine(RuleBasedStateMachine):
         return self.run(read)
 
     # enqueuing
+
+    @rule(
+        target=jobs,
+        tracks=st.lists(TRACKS, min_size=1, max_size=4),
+        as_objects=st.booleans(),
+        policy=st.sampled_from(OnDuplicate),
+        commits=ENDINGS,
+    )
+    def create_defaults(
+        self, tracks: list[str], policy: OnDuplicate, *, as_objects: bool, commits: bool
+    ) -> Any:
+        """New jobs at once of which nothing is said but their tracks."""
+        wanted = [DownloadJobCreate(track_id=track) for track in tracks]
+
+        async def create(db: AsyncSession) -> list[str]:
+            given = wanted if as_objects else tracks
+            return await crud.create_download_jobs(db, given, on_duplicate=policy)
+
+        return self._created(create, wanted, policy, commits=commits)
 
     @rule(
         target=jobs,
