@@ -210,6 +210,7 @@ async def use_keys(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSessio
         assert_type(error.reason, str)
     else:
         assert_type(token, models.SpotifyToken)
+    await token_refresh.finish_refreshes()
 
 
 async def handle_errors(sessions: async_sessionmaker[AsyncSession]) -> bool:
