@@ -151,3 +151,12 @@ def test_a_wrong_entry_is_told_and_the_rest_goes_on() -> None:
     ]
     with pytest.raises(InvalidValue):
         read_playlist(playlist(), [{"items": None}], on_problem=problems.append)
+
+
+def test_a_playlist_with_an_entry_left_out_has_no_snapshot() -> None:
+    """It would stay without the entry as long as Spotify gives the same snapshot."""
+    whole = read_playlist(playlist(), [page(entry(track()))], on_problem=print)
+    part = read_playlist(playlist(), [page(entry(track()), "x")], on_problem=lambda _: None)
+    assert whole.playlist is not None
+    assert part.playlist is not None
+    assert (whole.playlist.snapshot_id, part.playlist.snapshot_id) == ("s1", None)

@@ -106,7 +106,8 @@ def read_playlist(
     ``GET /playlists/{id}/items`` or the older ``/tracks``: all of them, or the ones that follow the
     page that stands in *playlist* itself. A track that was relinked for a country has the id that
     the playlist holds (``linked_from``). An entry that is not what Spotify answers is given to
-    *on_problem* and left out; without it, the first one is an error.
+    *on_problem* and left out, and the playlist then has no ``snapshot_id``, so that the next sync
+    looks at it again; without *on_problem*, the first one is an error.
 
     Raises:
         InvalidValue: *playlist* or a page is wrong, or one is missing: what is not in the answers
@@ -121,7 +122,7 @@ def read_playlist(
         id=header.id,
         name=header.name,
         track_ids=[track.id for track in entries.tracks],
-        snapshot_id=header.snapshot_id,
+        snapshot_id=None if entries.are_incomplete else header.snapshot_id,
     )
     return Imported(data, once(entries.tracks), entries.skipped)
 
@@ -135,6 +136,8 @@ class _Entries:
         self._total: int | None = None
         self.tracks: list[TrackData] = []
         self.skipped = 0
+        self.are_incomplete = False
+        """Whether some were left out that may be tracks."""
 
     def add(self, place: str, raw: Any) -> None:
         """Add the page *raw*, which is the next one."""
@@ -160,6 +163,7 @@ class _Entries:
         problem = Problem("Web API", f"{place}.{place_of(location)}".rstrip("."), reason)
         if self._on_problem is None:
             raise InvalidValue(problem.place, reason)
+        self.are_incomplete = True
         self._on_problem(problem)
 
 
