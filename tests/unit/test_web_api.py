@@ -117,6 +117,10 @@ def test_pages_follow_the_one_in_the_playlist_or_begin_anew() -> None:
         (playlist(), [page(entry(track()), total=2)], "pages"),
         (playlist(), [page(entry(track()), offset=1)], "pages[0].offset"),
         (playlist(), [page(entry(track())), page(entry(track()))], "pages[1].offset"),
+        (playlist(), [{"items": [entry(track())], "next": "https://…"}], "pages"),
+        (playlist(), [{**page(entry(track())), "next": 5}], "pages[0].next"),
+        (playlist(items={"items": [entry(track())]}), [{"items": []}], "pages[0].offset"),
+        (playlist(items=page(entry(track()))), [None], "pages[0].offset"),
         (playlist(), [], "pages"),
         (playlist(items={"href": "…", "total": 5}), [], "pages"),
         (playlist(), [None], "pages[0]"),
@@ -151,6 +155,15 @@ def test_a_wrong_entry_is_told_and_the_rest_goes_on() -> None:
     ]
     with pytest.raises(InvalidValue):
         read_playlist(playlist(), [{"items": None}], on_problem=problems.append)
+
+
+def test_pages_without_their_places_are_taken_in_order() -> None:
+    """``fields`` of a request may leave out ``offset`` and ``total``."""
+    pages: list[Json] = [
+        {"items": [entry(track("t1"))], "next": "…"},
+        {"items": [entry(track("t2"))]},
+    ]
+    assert [each.id for each in read_playlist(playlist(), pages).tracks] == ["t1", "t2"]
 
 
 def test_a_playlist_with_an_entry_left_out_has_no_snapshot() -> None:

@@ -82,6 +82,8 @@ class _Page(_Part):
     items: list[_Item | None]
     offset: Annotated[int, Field(ge=0)] | None = None
     total: Annotated[int, Field(ge=0)] | None = None
+    next: str | None = None
+    """Where the page that follows is, if there is one."""
 
 
 class _Playlist(_Part):
@@ -104,10 +106,11 @@ def read_playlist(
 
     *playlist* is the answer to ``GET /playlists/{id}``, and *pages* are those to
     ``GET /playlists/{id}/items`` or the older ``/tracks``: all of them, or the ones that follow the
-    page that stands in *playlist* itself. A track that was relinked for a country has the id that
-    the playlist holds (``linked_from``). An entry that is not what Spotify answers is given to
-    *on_problem* and left out, and the playlist then has no ``snapshot_id``, so that the next sync
-    looks at it again; without *on_problem*, the first one is an error.
+    page that stands in *playlist* itself, which their ``offset`` tells apart. A track that was
+    relinked for a country has the id that the playlist holds (``linked_from``). An entry that is
+    not what Spotify answers is given to *on_problem* and left out, and the playlist then has no
+    ``snapshot_id``, so that the next sync looks at it again; without *on_problem*, the first one is
+    an error.
 
     Raises:
         InvalidValue: *playlist* or a page is wrong, or one is missing: what is not in the answers
@@ -134,6 +137,7 @@ class _Entries:
         self._on_problem = on_problem
         self._count = 0
         self._total: int | None = None
+        self._next: str | None = None
         self.tracks: list[TrackData] = []
         self.skipped = 0
         self.are_incomplete = False
@@ -148,16 +152,18 @@ class _Entries:
         if page.offset not in {None, self._count}:
             raise InvalidValue(f"{place}.offset", f"Input should be {self._count}")
         self._count += len(raw["items"])
-        self._total = page.total
+        self._total, self._next = page.total, page.next
         found = [item.data if item else None for item in page.items]
         self.tracks += [track for track in found if track]
         self.skipped += found.count(None)
 
     def check_complete(self) -> None:
-        """Make sure that no page is missing."""
+        """Make sure that no page is missing, as far as the last one says."""
         if self._total not in {None, self._count}:
             reason = f"Input should hold all {self._total} entries, and not {self._count}"
             raise InvalidValue("pages", reason)
+        if self._next:
+            raise InvalidValue("pages", "Input should hold the page that is next after the last")
 
     def _report(self, place: str, location: Location, reason: str) -> None:
         problem = Problem("Web API", f"{place}.{place_of(location)}".rstrip("."), reason)
@@ -179,7 +185,6 @@ def _header(playlist: object) -> _Playlist:
 def _pages(playlist: Mapping[str, Any], pages: list[Any]) -> list[tuple[str, Any]]:
     """Return all pages and where they stand: the one in the playlist first, unless it is given."""
     found: list[tuple[str, Any]] = [(f"pages[{number}]", page) for number, page in enumerate(pages)]
-    is_given = bool(pages) and isinstance(pages[0], Mapping) and not pages[0].get("offset")
     inner = {key: playlist.get(key) for key in ("items", "tracks")}
     first = [
         (f"playlist.{key}", page)
@@ -188,4 +193,10 @@ def _pages(playlist: Mapping[str, Any], pages: list[Any]) -> list[tuple[str, Any
     ]
     if not (first or found):
         raise InvalidValue("pages", "Input should hold the entries of the playlist")
-    return found if is_given else [*first[:1], *found]
+    if not (first and found):
+        return first[:1] or found
+    offset = pages[0].get("offset") if isinstance(pages[0], Mapping) else None
+    if offset is None:
+        reason = "Input should say if this is the first page, or follows the one in the playlist"
+        raise InvalidValue("pages[0].offset", reason)
+    return found if offset == 0 else [*first[:1], *found]
