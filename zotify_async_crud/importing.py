@@ -44,6 +44,9 @@ async def import_exports(
 ) -> ImportResult:
     """Make the playlists in a database those of the account-data exports at *paths*.
 
+    Give the files of one export together, or their folder: what tells playlists of one name apart
+    is their order in the export.
+
     The exports are read twice: to check them, and then to write a few thousand entries in each
     transaction, so that memory does not grow with their size. What is known of tracks is added,
     and other playlists stay. An import that was interrupted can be made again. *on_progress* is
@@ -53,12 +56,12 @@ async def import_exports(
         InvalidExport: There is no such export, or an entry is not what Spotify ships and there is
             no *on_problem* to be told of it. Nothing was written.
     """
-    total = sum(map(_size, _read(paths, on_problem)))
+    total = sum(map(_size, stream_export(*paths, on_problem=on_problem)))
     playlists, skipped, done = SyncResult(), 0, 0
     async with _rolled_back(sessions) if dry_run else contextlib.nullcontext(sessions) as target:
         before = await _count_tracks(target)
         # the problems have been told
-        for batch in _batches(_read(paths, on_problem and _ignore)):
+        for batch in _batches(stream_export(*paths, on_problem=on_problem and _ignore)):
             await _upsert(target, [track for part in batch for track in part.tracks])
             playlists += await _sync(target, [part.playlist for part in batch if part.playlist])
             skipped += sum(part.skipped for part in batch)
@@ -71,11 +74,6 @@ async def import_exports(
 
 def _ignore(_: Problem) -> None:
     """Have no problem."""
-
-
-def _read(paths: Sequence[Path], on_problem: OnProblem | None) -> Iterator[Imported]:
-    for path in paths:
-        yield from stream_export(path, on_problem=on_problem)
 
 
 def _size(part: Imported) -> int:

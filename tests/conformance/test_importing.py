@@ -73,6 +73,21 @@ async def test_several_exports_are_imported_one_after_the_other(
     assert sorted(row[2] for row in rows) == ["b", "c"]
 
 
+async def test_playlists_of_one_name_in_two_files_stay_two(
+    sessions: Sessions, tmp_path: Path
+) -> None:
+    """The files are one export, whether their folder is given or they are."""
+    paths = [tmp_path / "Playlist1.json", tmp_path / "Playlist2.json"]
+    for path, track_id in zip(paths, ("a", "b"), strict=True):
+        write(path, [entry(track_id)])
+
+    result = await import_exports(sessions, paths)
+    again = await import_exports(sessions, [tmp_path])
+
+    assert result.playlists.playlists_created == 2
+    assert again.playlists == SyncResult(playlists_unchanged=2)
+
+
 async def test_an_export_with_nothing_in_it_changes_nothing(
     sessions: Sessions, tmp_path: Path
 ) -> None:

@@ -201,6 +201,39 @@ def test_playlists_of_one_name_stay_two_with_stable_ids(tmp_path: Path) -> None:
     assert [playlist.id for playlist in read_export(later).playlists][1:] == ids
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["."],
+        ["Playlist1.json", "Playlist2.json"],
+        ["Playlist2.json", "Playlist1.json"],
+        ["Playlist1.json", "again/../Playlist2.json", "again/../Playlist1.json"],
+        ["Playlist2.json", "."],
+    ],
+)
+def test_the_files_of_one_folder_are_one_export(tmp_path: Path, given: list[str]) -> None:
+    """However they are given, the playlists have the ids that they have in the whole of it."""
+    for number in (1, 2):
+        mixes = [playlist("Mix", item(f"t{number}")), playlist("Mix")]
+        write(tmp_path, f"Playlist{number}.json", playlists=mixes)
+    (tmp_path / "again").mkdir()
+
+    parts = stream_export(*(tmp_path / path for path in given))
+
+    assert tuple(part.playlist for part in parts) == read_export(tmp_path).playlists
+
+
+def test_files_of_other_folders_and_names_are_exports_of_their_own(tmp_path: Path) -> None:
+    """A later one says anew what the playlists of an earlier one are."""
+    paths = [tmp_path / name for name in ("old/Playlist1.json", "Playlist1.json", "x.json")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        write(path.parent, path.name, playlists=[playlist("Mix", item(path.stem))])
+    found = [part.playlist for part in stream_export(*paths) if part.playlist]
+    assert [each.track_ids for each in found] == [["Playlist1"], ["Playlist1"], ["x"]]
+    assert len({each.id for each in found}) == 1
+
+
 def test_playlist_ids_never_change() -> None:
     """Another way to make them would double the playlists of everybody who imported before."""
     [first] = [p for p in read_export(SAMPLE_EXPORT).playlists if p.name == "Morning Coffee"]

@@ -18,7 +18,8 @@ from zotify_async_crud.importers import Problem
 from zotify_async_crud.importing import ImportResult, import_exports
 
 _PATHS: Final = Parameter(
-    help="Account-data exports: their folders, or files of them, such as Playlist1.json.",
+    help="Account-data exports: their folders, or files of them, such as Playlist1.json. Give all"
+    " files of one export together.",
     negative=(),
 )
 _SKIP_MALFORMED: Final = Parameter(

@@ -6,10 +6,11 @@ at a time, since an account can have millions of entries.
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
@@ -98,8 +99,11 @@ def read_export(path: Path) -> Export:
     return Export(tuple(playlists), tuple(library), MappingProxyType(names), skipped)
 
 
-def stream_export(path: Path, *, on_problem: OnProblem | None = None) -> Iterator[Imported]:
-    """Yield what the export at *path* holds, in memory that does not grow with its size.
+def stream_export(*paths: Path, on_problem: OnProblem | None = None) -> Iterator[Imported]:
+    """Yield what the exports at *paths* hold, in memory that does not grow with their size.
+
+    A path is that of a folder, or of one file by any name. Files of one folder that have the names
+    which Spotify gives them are one export, however they are given: each is read once, in its turn.
 
     Playlists come one by one, with ids as ``Export`` has them; the tracks of the library, which are
     in no playlist, a few thousand at a time. An entry that is not what Spotify ships is given to
@@ -109,9 +113,10 @@ def stream_export(path: Path, *, on_problem: OnProblem | None = None) -> Iterato
     Raises:
         InvalidExport: There is no such file, or it is no JSON at all, or there is no *on_problem*.
     """
-    namesakes: Counter[str] = Counter()
-    for file in _files(path):
-        yield from _Reader(file, on_problem).read(namesakes)
+    for export in _exports(paths):
+        namesakes: Counter[str] = Counter()
+        for file in export:
+            yield from _Reader(file, on_problem).read(namesakes)
 
 
 def _track_id(uri: str | None) -> str | None:
@@ -275,7 +280,18 @@ class _Reader:
 _NEITHER: Final = "neither playlists nor tracks are in this file"
 
 
+def _exports(paths: Iterable[Path]) -> list[list[Path]]:
+    """Return the files of each export, in the order in which they are read."""
+    exports: dict[Path, dict[str, Path]] = {}
+    for file in chain.from_iterable(map(_files, paths)):
+        folder = Path(os.path.realpath(file.parent))
+        export = folder if _order(file) is not None else folder / file.name
+        exports.setdefault(export, {}).setdefault(file.name, file)
+    return [sorted(files.values(), key=_turn) for files in exports.values()]
+
+
 def _files(path: Path) -> list[Path]:
+    """Return the files of an export that *path* stands for."""
     try:
         if not path.is_dir():
             return [path]
@@ -284,7 +300,12 @@ def _files(path: Path) -> list[Path]:
         raise InvalidExport(path, error.strerror or str(error)) from error
     if not files:
         raise InvalidExport(path, f"neither Playlist1.json nor {LIBRARY} is in this folder")
-    return sorted(files, key=lambda file: (_order(file), file.name))
+    return files
+
+
+def _turn(file: Path) -> tuple[float, str]:
+    """Return when *file* is read among those of its export."""
+    return _order(file) or 0, file.name
 
 
 def _order(file: Path) -> float | None:
