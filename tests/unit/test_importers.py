@@ -409,6 +409,14 @@ def test_what_is_wrong_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     )
 
 
+def test_a_playlist_that_is_left_out_counts_among_those_of_its_name(tmp_path: Path) -> None:
+    """Another one would take its id, and its place in the database."""
+    whole = write(tmp_path, "a.json", playlists=[playlist("Mix"), playlist("Mix", item("t1"))])
+    broken = write(tmp_path, "b.json", playlists=[{"name": "Mix"}, playlist("Mix", item("t1"))])
+    (part,) = stream_export(broken, on_problem=lambda _: None)
+    assert part.playlist == read_export(whole).playlists[1]
+
+
 def test_a_large_file_is_not_read_whole_to_tell_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

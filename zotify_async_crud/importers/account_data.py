@@ -224,11 +224,13 @@ class _Reader:
 
     def _playlists(self, entries: Numbered, namesakes: Counter[str]) -> Iterator[Imported]:
         for number, raw in entries:
+            name = raw.get("name") if isinstance(raw, dict) else None
+            if isinstance(name, str):  # also of one that is left out: the others keep their ids
+                namesakes[name] += 1
             report = partial(self._report, "playlists", number)
             playlist = without_wrong_entries(_PLAYLIST, raw, "items", report)
             if playlist is None:
                 continue
-            namesakes[playlist.name] += 1
             tracks = [item.track if item else None for item in playlist.items]
             found = [track.data for track in tracks if track and track.id]
             data = PlaylistData.model_construct(
