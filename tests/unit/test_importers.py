@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zotify_async_crud import fields
 from zotify_async_crud.demo import SAMPLE_EXPORT
 from zotify_async_crud.errors import InvalidExport, ZotifyCrudError
 from zotify_async_crud.importers import (
@@ -415,6 +416,16 @@ def test_a_playlist_that_is_left_out_counts_among_those_of_its_name(tmp_path: Pa
     broken = write(tmp_path, "b.json", playlists=[{"name": "Mix"}, playlist("Mix", item("t1"))])
     (part,) = stream_export(broken, on_problem=lambda _: None)
     assert part.playlist == read_export(whole).playlists[1]
+
+
+def test_a_playlist_longer_than_the_database_takes_is_told(tmp_path: Path) -> None:
+    """It is left out whole, before anything of the export is stored."""
+    longest = [None] * fields.PLAYLIST_MAX_TRACKS
+    write(tmp_path, playlists=[playlist("Longest", *longest), playlist("Longer", None, *longest)])
+    problems: list[Problem] = []
+    (part,) = stream_export(tmp_path, on_problem=problems.append)
+    assert part.skipped == fields.PLAYLIST_MAX_TRACKS
+    assert [problem.place for problem in problems] == ["playlists[1].items"]
 
 
 def test_a_large_file_is_not_read_whole_to_tell_what_is_wrong(

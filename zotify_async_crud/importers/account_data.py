@@ -180,7 +180,7 @@ class _Item(_Part):
 
 class _Playlist(_Part):
     name: fields.Name
-    items: list[_Item | None]
+    items: Annotated[list[_Item | None], Field(max_length=fields.PLAYLIST_MAX_TRACKS)]
 
 
 class _File(_Part):
