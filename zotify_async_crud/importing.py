@@ -62,8 +62,8 @@ async def import_exports(
         before = await _count_tracks(target)
         # the problems have been told
         for batch in _batches(stream_export(*paths, on_problem=on_problem and _ignore)):
-            await _upsert(target, [track for part in batch for track in part.tracks])
             playlists += await _sync(target, [part.playlist for part in batch if part.playlist])
+            await _upsert(target, [track for part in batch for track in part.tracks])
             skipped += sum(part.skipped for part in batch)
             done += sum(map(_size, batch))
             if on_progress is not None:
@@ -99,19 +99,20 @@ def _batches(parts: Iterable[Imported]) -> Iterator[list[Imported]]:
 
 
 # Two transactions: a track that one transaction names, and holds until it ends, another may have to
-# wait for while it holds a playlist.
-
-
-@transaction
-async def _upsert(sessions: Sessions, tracks: list[TrackData]) -> None:
-    async with sessions.begin() as db:
-        await crud.upsert_tracks(db, tracks)
+# wait for while it holds a playlist. The names come second: between the two, others may delete the
+# tracks that are in no playlist.
 
 
 @transaction
 async def _sync(sessions: Sessions, playlists: list[PlaylistData]) -> SyncResult:
     async with sessions.begin() as db:
         return await crud.sync_playlists(db, playlists)
+
+
+@transaction
+async def _upsert(sessions: Sessions, tracks: list[TrackData]) -> None:
+    async with sessions.begin() as db:
+        await crud.upsert_tracks(db, tracks)
 
 
 @transaction

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from tests.support.factories import Sessions, add_playlist, all_rows, stored_track_ids
-from zotify_async_crud import database, importing, migrations
+from zotify_async_crud import crud, database, importing, migrations
 from zotify_async_crud.demo import SAMPLE_EXPORT
 from zotify_async_crud.errors import InvalidExport
 from zotify_async_crud.importers import Problem, read_export
@@ -109,7 +109,11 @@ async def test_a_dry_run_tells_what_would_change_and_changes_nothing(
     assert await all_rows(sessions) == before
     assert tried == await import_exports(sessions, [changed])
     assert tried.playlists == SyncResult(
-        playlists_created=1, playlists_updated=1, entries_added=2, entries_moved=1
+        playlists_created=1,
+        playlists_updated=1,
+        tracks_created=1,
+        entries_added=2,
+        entries_moved=1,
     )
     assert tried.tracks_created == 1
 
@@ -128,6 +132,23 @@ async def test_nothing_is_written_of_an_export_with_something_wrong_in_it(
     result = await import_exports(sessions, [path], on_problem=problems.append)
     assert [problem.place for problem in problems] == ["playlists[1].items[1]"]
     assert result.playlists.entries_added == 3
+
+
+async def test_names_stay_though_others_delete_tracks_in_no_playlist(
+    engine: AsyncEngine, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Here they do so after each transaction of the import."""
+
+    class Tidied(AsyncSession):
+        async def close(self) -> None:
+            await super().close()
+            async with sessions.begin() as db:
+                await crud.delete_orphan_tracks(db, limit=10)
+
+    path = write(tmp_path / "1.json", [entry("a")])
+    await import_exports(async_sessionmaker(engine, class_=Tidied), [path])
+
+    assert [row[:2] for row in (await all_rows(sessions))["tracks"]] == [("a", "Song a")]
 
 
 async def test_a_dry_run_leaves_the_engine_as_it_was(engine: AsyncEngine) -> None:
