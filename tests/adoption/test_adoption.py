@@ -32,6 +32,7 @@ from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database, encryption, migrations, schemas
 from zotify_async_crud.adoption import AdoptionReport, adopt
 from zotify_async_crud.errors import AdoptionRefused
+from zotify_async_crud.migrations._revisions import all_revisions
 from zotify_async_crud.models import Base
 
 JOBS: Final = [
@@ -156,6 +157,19 @@ async def test_a_dry_run_tells_the_same_and_writes_nothing(empty_engine: AsyncEn
 async def test_tables_of_this_library_are_left_alone(engine: AsyncEngine) -> None:
     """There is nothing to take over."""
     assert await adopt(engine) == AdoptionReport(nothing_to_do=True)
+
+
+@pytest.mark.parametrize("revision", all_revisions())
+async def test_tables_of_each_revision_are_left_alone(
+    empty_engine: AsyncEngine, revision: str
+) -> None:
+    """To upgrade them is for an upgrade, and an index that somebody added is no matter of ours."""
+    await migrations.upgrade(empty_engine, revision)
+    await execute(empty_engine, "CREATE INDEX mine ON tracks (name)")
+
+    assert await adopt(empty_engine) == AdoptionReport(nothing_to_do=True)
+
+    assert await migrations.current_revision(empty_engine) == revision
 
 
 async def test_tables_that_the_metadata_made_are_left_alone(empty_engine: AsyncEngine) -> None:

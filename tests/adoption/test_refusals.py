@@ -20,6 +20,7 @@ from tests.support.factories import Sessions, add_some_of_everything
 from zotify_async_crud import errors, migrations
 from zotify_async_crud.adoption import adopt
 from zotify_async_crud.errors import AdoptionRefused
+from zotify_async_crud.migrations._revisions import all_revisions
 from zotify_async_crud.models import Base
 
 TRACKS: Final = "CREATE TABLE tracks (id {id}, title VARCHAR, name {name}, PRIMARY KEY ({key}))"
@@ -172,6 +173,48 @@ async def test_rows_of_the_original_beside_our_tables_are_refused(
         )
     finally:
         await execute(engine, "DROP TABLE playlist_track_association")
+
+
+async def stamp(engine: AsyncEngine, revision: str) -> None:
+    """Write a revision into a database, whatever tables there are."""
+    table = migrations.VERSION_TABLE
+    create = f"CREATE TABLE {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+    await execute(engine, create, f"INSERT INTO {table} VALUES ('{revision}')")
+
+
+@pytest.mark.parametrize("revision", all_revisions())
+async def test_a_revision_beside_tables_of_the_original_is_refused(
+    empty_engine: AsyncEngine, revision: str
+) -> None:
+    """Whoever has written it did not migrate what the tables hold."""
+    await create_original(empty_engine)
+    await insert(empty_engine, "download_jobs", job())
+    await stamp(empty_engine, revision)
+
+    assert await refusal(empty_engine) == (
+        f"it is half-migrated: revision {revision} is written, and the tables are not of it"
+        " (add_table download_queue)"
+    )
+
+
+@pytest.mark.parametrize("revision", all_revisions())
+@pytest.mark.parametrize("table", ["download_jobs", "playlists", "tracks"])
+async def test_a_table_of_the_original_among_ours_is_refused(
+    empty_engine: AsyncEngine, table: str, revision: str
+) -> None:
+    """Whatever revision ours have, and though the columns may be the same."""
+    await create_original(empty_engine)
+    dropped = ["playlist_track_association", "download_jobs", "playlists", "tracks"]
+    dropped.remove(table)
+    await execute(empty_engine, *(f"DROP TABLE {each}" for each in [*dropped, "spotify_tokens"]))
+    async with empty_engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    await stamp(empty_engine, revision)
+
+    reason = await refusal(empty_engine)
+
+    assert reason.startswith(f"it is half-migrated: revision {revision} is written, and the tables")
+    assert f" {table}." in reason
 
 
 VIEWS: Final[Sequence[tuple[str, dict[str, str]]]] = [

@@ -6,6 +6,8 @@ playlists and the newest token in them. What else the database holds stays as it
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
@@ -24,11 +26,17 @@ from zotify_async_crud.adoption._takeover import take_over
 from zotify_async_crud.adoption._tokens import Token, newest_token
 from zotify_async_crud.database import translated_errors
 from zotify_async_crud.errors import AdoptionRefused, DatabaseUnavailable
-from zotify_async_crud.migrations._revisions import revision_of
+from zotify_async_crud.migrations._revisions import newest_revision, revision_of
 from zotify_async_crud.migrations._tables import differences, tables_in
 from zotify_async_crud.models import Base
 
 __all__ = ["AdoptionReport", "adopt"]
+
+_ADDED: Final = ("remove_",)
+"""How a difference begins that somebody has added to our tables, such as an index."""
+
+_TO_COME: Final = ("add_column", "add_index")
+"""How a difference begins that the revisions still to come make."""
 
 
 @transaction
@@ -73,12 +81,22 @@ async def _adopted(connection: AsyncConnection) -> AdoptionReport:
 
 def _is_ours(connection: Connection) -> bool:
     """Tell whether the tables are this library's, and nothing of the original's is among them."""
-    if revision_of(connection) is None and not _is_unversioned(connection):
+    revision = revision_of(connection)
+    if revision is None and not _is_unversioned(connection):
         return False
+    for difference in _contradictions(connection, revision):
+        reason = f"revision {revision} is written, and the tables are not of it ({difference})"
+        raise AdoptionRefused(f"it is half-migrated: {reason}")
     tables = inspect(connection).get_table_names()
     if ASSOCIATION in tables and has_rows(connection, ASSOCIATION):
         raise AdoptionRefused(f"it is half-migrated: {ASSOCIATION} has rows beside our tables")
     return True
+
+
+def _contradictions(connection: Connection, revision: str | None) -> list[str]:
+    """Return how the tables differ from any of ours that have *revision*."""
+    expected = _ADDED if revision in {None, newest_revision()} else _ADDED + _TO_COME
+    return [found for found in differences(connection) if not found.startswith(expected)]
 
 
 def _is_unversioned(connection: Connection) -> bool:
