@@ -19,7 +19,7 @@ from tests.adoption.original import (
 from tests.support.factories import Sessions, add_some_of_everything
 from zotify_async_crud import errors, migrations
 from zotify_async_crud.adoption import adopt
-from zotify_async_crud.errors import AdoptionRefused
+from zotify_async_crud.errors import AdoptionRefused, SchemaMismatch
 from zotify_async_crud.migrations._revisions import all_revisions
 from zotify_async_crud.models import Base
 
@@ -215,6 +215,17 @@ async def test_a_table_of_the_original_among_ours_is_refused(
 
     assert reason.startswith(f"it is half-migrated: revision {revision} is written, and the tables")
     assert f" {table}." in reason
+
+
+async def test_tables_of_a_newer_version_are_told(engine: AsyncEngine) -> None:
+    """What they hold is not known to this one."""
+    table = migrations.VERSION_TABLE
+    await execute(engine, f"UPDATE {table} SET version_num = '9999'")
+    try:
+        with pytest.raises(SchemaMismatch, match="install a newer zotify-async-crud"):
+            await adopt(engine, dry_run=True)
+    finally:
+        await execute(engine, f"UPDATE {table} SET version_num = '{migrations.newest_revision()}'")
 
 
 VIEWS: Final[Sequence[tuple[str, dict[str, str]]]] = [

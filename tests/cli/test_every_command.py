@@ -129,17 +129,32 @@ def test_a_file_that_is_not_there_is_told_and_not_made(folder: Path, command: Co
     assert not list(folder.glob("*.db*"))
 
 
+@pytest.fixture
+def others_url(empty_url: str, folder: Path) -> str:
+    """The URL of a database without tables of ours; on SQLite the file must be there."""
+    if not empty_url.startswith("sqlite"):
+        return empty_url
+    execute(folder / "others.db", "CREATE TABLE others (id INTEGER)")
+    return "sqlite:///others.db"
+
+
 @each(READING, WRITING)
-def test_missing_tables_are_told(empty_url: str, folder: Path, command: Command) -> None:
+def test_missing_tables_are_told(others_url: str, folder: Path, command: Command) -> None:
     """With the command that makes them."""
-    if empty_url.startswith("sqlite"):
-        execute(folder / "others.db", "CREATE TABLE others (id INTEGER)")
-        empty_url = "sqlite:///others.db"
-    message = complaint(folder, command, empty_url, SCHEMA)
+    message = complaint(folder, command, others_url, SCHEMA)
     assert message.endswith("there are none: run `zotify-async-crud migrate`")
 
 
-@each(READING, WRITING, MAKING, CHANGING)
+@each(ADOPTING)
+def test_tables_that_are_to_be_adopted_and_are_missing_are_told(
+    others_url: str, folder: Path, command: Command
+) -> None:
+    """The URL may be wrong."""
+    message = complaint(folder, command, others_url, SCHEMA)
+    assert message.endswith("it has no table of the original Zotify API")
+
+
+@each(READING, WRITING, MAKING, CHANGING, ADOPTING)
 def test_newer_tables_are_told(
     empty_shell: Shell, folder: Path, command: Command, empty_url: str
 ) -> None:

@@ -26,6 +26,7 @@ from zotify_async_crud.adoption._takeover import take_over
 from zotify_async_crud.adoption._tokens import Token, newest_token
 from zotify_async_crud.database import translated_errors
 from zotify_async_crud.errors import AdoptionRefused, DatabaseUnavailable
+from zotify_async_crud.migrations._checks import check_known
 from zotify_async_crud.migrations._revisions import newest_revision, revision_of
 from zotify_async_crud.migrations._tables import differences, tables_in
 from zotify_async_crud.models import Base
@@ -54,6 +55,7 @@ async def adopt(engine: AsyncEngine, *, dry_run: bool = False) -> AdoptionReport
     Raises:
         AdoptionRefused: The tables are not the original's, are half-migrated, or hold what has no
             place here. Nothing was written.
+        SchemaMismatch: The tables are of a newer version of this library.
         TransactionConflict: Others use the tables. Nothing was written.
     """
     # it can be called again, whatever its outcome was
@@ -82,6 +84,7 @@ async def _adopted(connection: AsyncConnection) -> AdoptionReport:
 def _is_ours(connection: Connection) -> bool:
     """Tell whether the tables are this library's, and nothing of the original's is among them."""
     revision = revision_of(connection)
+    check_known(revision)
     if revision is None and not _is_unversioned(connection):
         return False
     for difference in _contradictions(connection, revision):
