@@ -27,7 +27,7 @@ HANDLER: Final = "async def download(job):\n    print(job.track_id)\n"
 COMMANDS: Final = """
 migrate
 doctor
-adopt
+adopt --yes
 enqueue t1 t2
 jobs list
 jobs show {job}
@@ -86,7 +86,7 @@ async def take_over(url: str) -> None:
     await create_original(engine)
     await insert(engine, "download_jobs", job("j1"), job("j2", status="in_progress"))
     await asyncio.to_thread(run, url, "adopt", "--dry-run")
-    await asyncio.to_thread(run, url, "adopt")
+    await asyncio.to_thread(run, url, "adopt", "--yes")
     assert (await adoption.adopt(engine)).nothing_to_do
     await migrations.check_schema(engine)
     await engine.dispose()

@@ -48,7 +48,7 @@ WRITING: Final[tuple[Command, ...]] = (
 )
 MAKING: Final[tuple[Command, ...]] = (("import", "export"), ("demo", "--export", "export"))
 CHANGING: Final[tuple[Command, ...]] = (("migrate",), ("migrate", "--to", "base", "--yes"))
-ADOPTING: Final[tuple[Command, ...]] = (("adopt",), ("adopt", "--dry-run"))
+ADOPTING: Final[tuple[Command, ...]] = (("adopt", "--yes"), ("adopt", "--dry-run"))
 
 
 def each(*groups: tuple[Command, ...]) -> pytest.MarkDecorator:

@@ -16,6 +16,7 @@ DESTRUCTIVE: Final = [
     ("jobs", "prune", "--older-than", "1d"),
     ("token", "delete"),
     ("migrate", "--to", "base"),
+    ("adopt",),
 ]
 ENTER, CTRL_D = "\r", "\x04"
 MORE_THAN_A_PIPE_HOLDS: Final = "t1\n" * 100_000

@@ -82,8 +82,8 @@ def test_a_database_of_the_original_is_adopted(empty_shell: Shell) -> None:
     assert (report["dry_run"], report["tracks"], report["nothing_to_do"]) == (True, 1, False)
     assert "run `zotify-async-crud adopt`" in empty_shell.complaint("stats", code=4)
 
-    assert empty_shell.run("adopt") == tried.removesuffix("Dry run: nothing was written\n")
-    assert empty_shell.run("adopt") == "The tables are this library's already\n"
+    assert empty_shell.run("adopt", "--yes") == tried.removesuffix("Dry run: nothing was written\n")
+    assert empty_shell.run("adopt", "--yes") == "The tables are this library's already\n"
     empty_shell.run("stats")
 
 
@@ -91,7 +91,9 @@ def test_what_an_adoption_mended_is_told(empty_shell: Shell) -> None:
     """In a line each."""
     empty_shell.do(create_original)
     empty_shell.execute("ALTER TABLE tracks ADD COLUMN colour TEXT")
-    assert "Note: tracks.colour has no place here, and is dropped" in empty_shell.run("adopt")
+    assert "Note: tracks.colour has no place here, and is dropped" in empty_shell.run(
+        "adopt", "--yes"
+    )
 
 
 def test_a_token_that_is_adopted_in_clear_is_told(
@@ -101,7 +103,7 @@ def test_a_token_that_is_adopted_in_clear_is_told(
     empty_shell.do(create_original)
     empty_shell.do(lambda engine: insert(engine, "spotify_tokens", token()))
     monkeypatch.delenv("ZOTIFY_TOKEN_KEYS")
-    out, err = empty_shell.both("adopt")
+    out, err = empty_shell.both("adopt", "--yes")
     assert "│ Token " in out
     assert err == (
         "zotify-async-crud: the token is kept in clear: set ZOTIFY_TOKEN_KEYS,"
@@ -112,7 +114,9 @@ def test_a_token_that_is_adopted_in_clear_is_told(
 def test_what_cannot_be_adopted_is_told(empty_shell: Shell) -> None:
     """As is a database in which there is nothing."""
     empty_shell.execute("CREATE TABLE others (id INTEGER)")
-    assert empty_shell.complaint("adopt", code=4).startswith("the database cannot be adopted: ")
+    assert empty_shell.complaint("adopt", "--yes", code=4).startswith(
+        "the database cannot be adopted: "
+    )
 
 
 def test_tables_without_a_revision_are_dropped_too(empty_shell: Shell) -> None:

@@ -24,6 +24,7 @@ _TO: Final = Parameter(
     help="The revision to stop at. One that is older than that of the tables takes them back to it,"
     " and base drops them; what only newer tables have room for is lost.",
 )
+_QUESTION: Final = "Put this library's tables in the place of the original's, for good?"
 _DRY_RUN: Final = Parameter(help="Show what would change, and change nothing.", negative=())
 
 
@@ -66,6 +67,7 @@ async def adopt(
     *,
     target: Target = HERE,
     dry_run: Annotated[bool, _DRY_RUN] = False,
+    yes: Yes = False,
     json: AsJson = False,
 ) -> None:
     """Take over a database that the original Zotify API made, with all that it holds.
@@ -75,6 +77,7 @@ async def adopt(
     """
     keys = keyring()
     async with existing(target, token_keyring=keys) as engine:
+        await confirm(_QUESTION, yes=yes or dry_run)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TokenInClear)  # it is told below, in other words
             report = await adoption.adopt(engine, dry_run=dry_run)
