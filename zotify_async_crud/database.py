@@ -40,9 +40,10 @@ def create_engine(
       use (``pool_pre_ping``), UTC. The tables are in *schema*, which ``migrations.upgrade``
       creates, or else in the first of the role's ``search_path``. *pgbouncer* is for a pooler in
       transaction mode: nothing that is prepared on one server process is used on another.
-    - SQLite: write-ahead log, foreign keys, and a new file is its owner's only (mode 0600). It has
-      one writer at a time, so transactions take the write lock when they begin: those of one engine
-      in turn, on one connection, and those of other processes within 30 s.
+    - SQLite: write-ahead log, foreign keys, and a new file is its owner's only (mode 0600). A file
+      of somebody else gets the log with this library's tables. There is one writer at a time, so
+      transactions take the write lock when they begin: those of one engine in turn, on one
+      connection, and those of other processes within 30 s.
 
     An engine that is *read_only* is for transactions that only read, and refuses all others with
     ``AccessRefused``. On SQLite they wait for no writer, and keep none waiting.

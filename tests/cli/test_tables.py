@@ -14,6 +14,7 @@ from tests.adoption.original import create_original, insert, job, token
 from tests.cli.programs import small_export
 from tests.cli.shell import Shell
 from tests.support.factories import add_token
+from tests.support.faults import file_of
 from zotify_async_crud import database, migrations
 
 NEWEST = migrations.newest_revision()
@@ -153,18 +154,39 @@ def test_a_dry_run_looks_at_tables_without_a_revision(empty_shell: Shell, tmp_pa
     assert empty_shell.do(migrations.current_revision) is None
 
 
-def test_what_only_looks_at_a_file_leaves_it_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "arguments",
+    [("import", "--dry-run"), ("import",), ("stats",), ("migrate",), ("adopt", "--yes")],
+)
+def test_what_does_nothing_to_a_file_leaves_it_as_it_is(
+    empty_shell: Shell, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """An import that is tried finds no tables in it, and does not switch how it is written."""
-    path = tmp_path / "zotify.db"
+    """To look for tables and to be refused does not switch how it is written, either."""
+    path = Path(file_of(empty_shell.url))
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE others (id INTEGER)")
+        connection.execute("CREATE TABLE tracks (id INTEGER)")
     before = path.read_bytes()
-    shell = Shell(f"sqlite:///{path}", capsys)
-    shell.both("import", str(small_export(tmp_path)), "--dry-run")
-    shell.complaint("stats", code=4)
+    export = (str(small_export(tmp_path)),) if "import" in arguments else ()
+    empty_shell.complaint(*arguments, *export, code=4)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+def test_an_adoption_that_is_tried_leaves_the_file_as_it_is(empty_shell: Shell) -> None:
+    """Though it is done, and rolled back; afterwards the file is written as any other of ours."""
+    path = Path(file_of(empty_shell.url))
+    empty_shell.do(create_original)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    before = path.read_bytes()
+
+    empty_shell.run("adopt", "--dry-run")
+
+    assert path.read_bytes() == before
+    empty_shell.run("adopt", "--yes")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_what_does_nothing_makes_no_file(

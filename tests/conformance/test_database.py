@@ -185,37 +185,62 @@ async def test_the_mode_of_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     assert mode_of(path) == 0o660
 
 
-async def test_the_switch_to_the_log_waits_for_whoever_uses_the_file(tmp_path: Path) -> None:
-    """SQLite refuses it at once, so several first processes would fail."""
+@pytest.fixture
+async def old_file(tmp_path: Path) -> Path:
+    """A file with tables of ours, and without the log."""
     path = tmp_path / "old.db"
+    plain = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    await migrations.upgrade(plain)
+    await plain.dispose()
+    return path
+
+
+def reader_of(path: Path) -> sqlite3.Connection:
+    """Return a connection that reads, and does not end its transaction."""
     reader = sqlite3.connect(path, isolation_level=None)
-    reader.executescript("CREATE TABLE other (id); BEGIN; SELECT * FROM other")
-    engine = database.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
-    creating = asyncio.create_task(migrations.upgrade(engine))
-    done, _ = await asyncio.wait({creating}, timeout=0.3)
+    reader.executescript("BEGIN; SELECT * FROM tracks")
+    return reader
+
+
+async def test_the_switch_to_the_log_waits_for_whoever_uses_the_file(old_file: Path) -> None:
+    """SQLite refuses it at once, so several first processes would fail."""
+    reader = reader_of(old_file)
+    engine = database.create_engine(f"sqlite:///{old_file}", connect_args={"timeout": 0})
+    asking = asyncio.create_task(ask(engine, "PRAGMA journal_mode"))
+    done, _ = await asyncio.wait({asking}, timeout=0.3)
     assert not done
 
     reader.close()
 
-    await creating
-    async with engine.connect() as connection:
-        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+    assert await asking == "wal"
     await engine.dispose()
 
 
 async def test_the_switch_to_the_log_is_given_up_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever uses the file may never leave it."""
     monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.0)
-    path = tmp_path / "old.db"
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
-        reader.executescript("CREATE TABLE other (id); BEGIN; SELECT * FROM other")
-        engine = database.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+    with contextlib.closing(reader_of(old_file)):
+        engine = database.create_engine(f"sqlite:///{old_file}", connect_args={"timeout": 0})
 
         with pytest.raises(TransactionConflict), database.translated_errors():
             await ask(engine, "SELECT 1")
 
+    await engine.dispose()
+
+
+async def test_a_file_of_somebody_else_gets_the_log_with_our_tables(tmp_path: Path) -> None:
+    """Before that it is left as it is."""
+    path = tmp_path / "theirs.db"
+    with contextlib.closing(sqlite3.connect(path)) as theirs:
+        theirs.execute("CREATE TABLE other (id)")
+    engine = database.create_engine(f"sqlite:///{path}")
+    assert await ask(engine, "PRAGMA journal_mode") == "delete"
+
+    await migrations.upgrade(engine)
+
+    assert await ask(engine, "PRAGMA journal_mode") == "wal"
     await engine.dispose()
 
 

@@ -23,7 +23,13 @@ from zotify_async_crud.errors import AccessRefused, InvalidValue
 BUSY_TIMEOUT: Final = 30.0
 """Seconds that a transaction waits for the file's only writer before it gives up."""
 
+WRITE_AHEAD: Final = "zotify_async_crud.write_ahead"
+"""The execution option of an engine that switches its file to the write-ahead log."""
+
 _RETRY_PAUSE: Final = 0.01
+
+_IS_OURS_OR_NEW: Final = "SELECT count(*) = 0 OR max(name = 'download_queue') FROM sqlite_master"
+"""The other tables of ours have names that somebody else's may have."""
 
 # There is one writer at a time. Waiting for it in SQLite's busy handler is a matter of luck and of
 # sleeps up to 100 ms; the queue of a pool is fair. In memory, each connection is its own database.
@@ -57,6 +63,7 @@ def create_engine(url: URL, options: Mapping[str, Any], *, read_only: bool) -> A
     elif "uri" not in url.query:
         _create_as_private(engine, url)
     _configure(engine, read_only=read_only)
+    engine.update_execution_options(**{WRITE_AHEAD: not read_only})
     autocommit = options.get("isolation_level") == "AUTOCOMMIT"
     _begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", autocommit=autocommit)
     return engine
@@ -155,13 +162,21 @@ async def _write_ahead(connection: aiosqlite.Connection) -> None:
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
-            await connection.execute("PRAGMA journal_mode = WAL")
+            await switch(connection)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             await asyncio.sleep(_RETRY_PAUSE)
         else:
             return
+
+
+async def switch(connection: aiosqlite.Connection) -> None:
+    """Switch to the write-ahead log, unless the file is somebody else's: it would keep that."""
+    async with connection.execute(_IS_OURS_OR_NEW) as cursor:
+        [(is_ours_or_new,)] = await cursor.fetchall()
+    if is_ours_or_new:
+        await connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _begin(engine: AsyncEngine, begin: str, *, autocommit: bool) -> None:

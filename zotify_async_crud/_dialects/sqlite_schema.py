@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from zotify_async_crud._dialects.sqlite_engine import WRITE_AHEAD, switch
 from zotify_async_crud._tasks import begin, ended
 from zotify_async_crud.errors import ConstraintViolated
 
@@ -20,17 +21,16 @@ _VIOLATIONS: Final = text(
 @contextlib.asynccontextmanager
 async def changing_schema(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Yield a connection as ``Database.changing_schema`` describes it."""
-    async with (
-        engine.connect() as connection,
-        _without_foreign_keys(connection),
-        connection.begin(),
-    ):
-        await connection.run_sync(_begin)
-        before = await _violations(connection)
-        yield connection
-        for (table, parent), rows in (await _violations(connection)).items():
-            if rows > before.get((table, parent), 0):
-                raise ConstraintViolated(f"rows of {table} refer to none of {parent}")
+    async with engine.connect() as connection, _without_foreign_keys(connection):
+        async with connection.begin():
+            await connection.run_sync(_begin)
+            before = await _violations(connection)
+            yield connection
+            for (table, parent), rows in (await _violations(connection)).items():
+                if rows > before.get((table, parent), 0):
+                    raise ConstraintViolated(f"rows of {table} refer to none of {parent}")
+        if engine.get_execution_options().get(WRITE_AHEAD):
+            await _write_ahead(connection)
 
 
 @contextlib.asynccontextmanager
@@ -52,6 +52,14 @@ async def _without_foreign_keys(connection: AsyncConnection) -> AsyncIterator[No
         await ended(switching)
         if switching.exception():
             await connection.invalidate()
+
+
+async def _write_ahead(connection: AsyncConnection) -> None:
+    """Let the file have the write-ahead log if it is ours now; the changes are kept without it."""
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    switching = begin(switch(driver))
+    await ended(switching)
+    switching.exception()  # of somebody who reads, perhaps: the next to connect asks again
 
 
 def _begin(connection: Connection) -> None:

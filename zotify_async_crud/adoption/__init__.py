@@ -60,17 +60,22 @@ async def adopt(engine: AsyncEngine, *, dry_run: bool = False) -> AdoptionReport
     """
     # it can be called again, whatever its outcome was
     with translated_errors(lost=DatabaseUnavailable):
-        async with (
-            database_for(engine.dialect).changing_schema(engine) as connection,
-            connection.begin_nested() as savepoint,
-        ):
-            report = await _adopted(connection)
-            if dry_run:
-                await savepoint.rollback()
-            return report
+        try:
+            async with database_for(engine.dialect).changing_schema(engine) as connection:
+                return await _adopted(connection, dry_run=dry_run)
+        except _Tried as tried:
+            return tried.report
 
 
-async def _adopted(connection: AsyncConnection) -> AdoptionReport:
+class _Tried(Exception):
+    """It rolls back the transaction that was a dry run; a file is not even touched then."""
+
+    def __init__(self, report: AdoptionReport) -> None:
+        super().__init__()
+        self.report = report
+
+
+async def _adopted(connection: AsyncConnection, *, dry_run: bool) -> AdoptionReport:
     if await connection.run_sync(_is_ours):
         return AdoptionReport(nothing_to_do=True)
     ledger = Ledger((await connection.execute(select(UTCNow()))).scalar_one())
@@ -78,7 +83,10 @@ async def _adopted(connection: AsyncConnection) -> AdoptionReport:
     if token is not None:
         async with AsyncSession(connection) as db, db.begin():
             await crud.create_or_update_spotify_token(db, token)
-    return ledger.report(token=token is not None)
+    report = ledger.report(token=token is not None)
+    if dry_run:
+        raise _Tried(report)
+    return report
 
 
 def _is_ours(connection: Connection) -> bool:
