@@ -70,7 +70,7 @@ class AdoptionRefused(ZotifyCrudError):
 
 
 class TransactionRequired(ZotifyCrudError):
-    """The session cannot hold a transaction of its own; set up its engine as the message says."""
+    """The session has no transaction such as this takes; set up its engine as the message says."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from tests.concurrency.sync_storm import PLAYLISTS, Storm, version
-from tests.support.factories import Sessions, add_playlist, playlist_data, stored_track_ids
+from tests.support.factories import (
+    Sessions,
+    add_playlist,
+    all_rows,
+    playlist_data,
+    stored_track_ids,
+)
 from tests.support.faults import apart, only_postgresql, until_waiting_for_lock
 from zotify_async_crud import crud, database
-from zotify_async_crud.errors import TransactionConflict
+from zotify_async_crud.errors import TransactionConflict, TransactionRequired
+
+Work: TypeAlias = Callable[[AsyncSession], Awaitable[object]]
 
 
 async def test_overlapping_syncs_readers_and_deletions_meet_no_error(
@@ -111,3 +121,64 @@ async def test_a_playlist_that_is_deleted_while_a_sync_waits_for_it_is_there_aga
         await until_waiting_for_lock(url)
     await syncing
     assert await stored_track_ids(sessions) == ["b", "c"]
+
+
+SYNCS: Final[dict[str, Work]] = {
+    "create_or_update_playlist": lambda db: crud.create_or_update_playlist(db, "p", "n", ["x"]),
+    "sync_playlists": lambda db: crud.sync_playlists(db, [playlist_data("p", ["x"])]),
+    "remove_others": lambda db: crud.sync_playlists(db, [], remove_others=True),
+}
+DELETIONS: Final[dict[str, Work]] = {
+    "delete_playlist": lambda db: crud.delete_playlist(db, "p"),
+    "delete_orphan_tracks": lambda db: crud.delete_orphan_tracks(db, limit=10),
+    "clear_all_playlists_and_tracks": crud.clear_all_playlists_and_tracks,
+}
+
+
+@only_postgresql
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("sync", SYNCS)
+async def test_a_sync_is_refused_where_it_would_not_see_what_it_waited_for(
+    sessions: Sessions, sync: str, level: str
+) -> None:
+    """It would take out and put in by an old list, and mix that with the new one."""
+    await add_playlist(sessions)
+    before = await all_rows(sessions)
+    async with sessions() as db:
+        await db.execute(text(f"SET TRANSACTION ISOLATION LEVEL {level}"))
+        with pytest.raises(TransactionRequired, match=f"{level}.*READ COMMITTED"):
+            await SYNCS[sync](db)
+        await db.commit()
+    assert await all_rows(sessions) == before
+
+
+@only_postgresql
+@pytest.mark.parametrize("deletion", DELETIONS)
+async def test_a_deletion_that_does_not_see_what_a_sync_has_added_is_a_conflict(
+    sessions: Sessions, deletion: str
+) -> None:
+    """The foreign keys of what is deleted see more than the transaction."""
+    await add_playlist(sessions)
+    async with sessions.begin() as db:
+        await crud.get_or_create_track(db, "orphan")
+    async with sessions() as db:
+        await db.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        await crud.get_playlist(db, "p")
+        await add_playlist(sessions, track_ids=["orphan", "a", "new"])
+        with pytest.raises(TransactionConflict):
+            await DELETIONS[deletion](db)
+    assert await stored_track_ids(sessions) == ["orphan", "a", "new"]
+
+
+@only_postgresql
+async def test_a_sync_that_waited_for_another_replaces_what_that_one_wrote(
+    url: str, sessions: Sessions
+) -> None:
+    """Also where the first changed none but the places, and no row of a playlist."""
+    await add_playlist(sessions, track_ids=["a", "b"])
+    async with sessions.begin() as db:
+        await crud.sync_playlists(db, [playlist_data(track_ids=["a", "b", "c"])])
+        syncing = asyncio.create_task(add_playlist(sessions, track_ids=["x", "a", "b"]))
+        await until_waiting_for_lock(url)
+    await syncing
+    assert await stored_track_ids(sessions) == ["x", "a", "b"]

@@ -61,6 +61,9 @@ from zotify_async_crud.errors import (
 CHANNEL: Final = "zotify_download_jobs"
 """The channel of LISTEN and NOTIFY that tells of jobs that are due."""
 
+_ONE_SNAPSHOT: Final = {"repeatable read", "serializable"}
+"""The isolation levels at which a transaction sees what was committed when it began to read."""
+
 
 class _PostgreSQL:
     writes_together = True
@@ -141,8 +144,17 @@ class _PostgreSQL:
         connection.execute(text(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
 
     def join_writers(self, connection: Connection, table: str) -> None:
-        # the lock that an INSERT takes
-        connection.execute(text(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE"))
+        # the lock of an INSERT, even of nothing, which unlike LOCK TABLE can be asked for a value
+        joining = text(
+            f"WITH nothing AS (INSERT INTO {table} SELECT * FROM {table} WHERE false)"  # noqa: S608 - ours
+            " SELECT current_setting('transaction_isolation')"
+        )
+        level = connection.execute(joining).scalar_one()
+        if level in _ONE_SNAPSHOT:
+            raise TransactionRequired(
+                "this session would not see what others write while it waits for them"
+                f" (isolation_level='{level.upper()}'): use READ COMMITTED for it"
+            )
 
     def plan_afresh(self, connection: Connection) -> None:
         # The checks of foreign keys keep the plan that they made first. One made for a table of a

@@ -162,7 +162,11 @@ class Database(Protocol):
         ...
 
     def join_writers(self, connection: Connection, table: str) -> None:
-        """Be among the writers of *table* from now on, for whom ``lock_out_writers`` waits."""
+        """Be among the writers of *table* from now on, for whom ``lock_out_writers`` waits.
+
+        Raises:
+            TransactionRequired: It would not see what others write while it waits for them.
+        """
         ...
 
     def plan_afresh(self, connection: Connection) -> None:

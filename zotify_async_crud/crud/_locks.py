@@ -15,7 +15,7 @@ from zotify_async_crud.models import Track
 
 
 async def join_syncs(db: AsyncSession) -> None:
-    """Begin a sync, beside others."""
+    """Begin a sync, beside others, or alone after ``lock_out_syncs``."""
     database = database_of(db)
 
     def join(connection: Connection) -> None:

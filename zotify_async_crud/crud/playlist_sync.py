@@ -56,7 +56,9 @@ async def create_or_update_playlist(
     later to begin waits and wins.
 
     Raises:
-        TransactionRequired: The session commits each statement, so that others would see the parts.
+        TransactionRequired: The session commits each statement, so that others would see the parts,
+            or its isolation level is above READ COMMITTED, so that it would not see what the sync
+            that it waited for has written.
         TransactionConflict: In a transaction with several syncs, another such one was in the way.
     """
     database_of(db)
@@ -78,7 +80,9 @@ async def sync_playlists(
 
     Raises:
         InvalidValue: Also when a playlist is given twice.
-        TransactionRequired: The session commits each statement, so that others would see the parts.
+        TransactionRequired: The session commits each statement, so that others would see the parts,
+            or its isolation level is above READ COMMITTED, so that it would not see what the sync
+            that it waited for has written.
         TransactionConflict: In a transaction with several syncs, another such one was in the way.
     """
     database_of(db)
@@ -93,7 +97,9 @@ async def _sync(
     db: AsyncSession, playlists: list[PlaylistData], *, remove_others: bool
 ) -> SyncResult:
     wanted = {playlist.id: playlist for playlist in sorted(playlists, key=lambda each: each.id)}
-    await (lock_out_syncs if remove_others else join_syncs)(db)
+    if remove_others:
+        await lock_out_syncs(db)
+    await join_syncs(db)
     stored, created = await _hold(db, wanted, everything=remove_others)
     removed = sorted(stored.keys() - wanted.keys())
     if removed:
