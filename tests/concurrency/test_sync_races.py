@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeAlias
 
 import pytest
 from sqlalchemy import event, text
@@ -21,7 +22,9 @@ from tests.support.factories import (
 )
 from tests.support.faults import apart, only_postgresql, until_waiting_for_lock
 from zotify_async_crud import crud, database
+from zotify_async_crud.crud import playlist_sync, tracks
 from zotify_async_crud.errors import TransactionConflict, TransactionRequired
+from zotify_async_crud.schemas import TrackData
 
 Work: TypeAlias = Callable[[AsyncSession], Awaitable[object]]
 
@@ -182,3 +185,60 @@ async def test_a_sync_that_waited_for_another_replaces_what_that_one_wrote(
         await until_waiting_for_lock(url)
     await syncing
     assert await stored_track_ids(sessions) == ["x", "a", "b"]
+
+
+KEYS: Final = [f"key-{number}" for number in range(5_000)]
+
+WRITING_NEW_ROWS: Final[dict[str, Callable[[int, list[str]], Work]]] = {
+    "the tracks of a playlist": lambda task, keys: (
+        lambda db: crud.sync_playlists(db, [playlist_data(f"p{task}", keys)])
+    ),
+    "playlists": lambda _, keys: (
+        lambda db: crud.sync_playlists(db, [playlist_data(key, []) for key in keys])
+    ),
+    "tracks": lambda _, keys: (
+        lambda db: crud.upsert_tracks(db, [TrackData(id=key, name="Name") for key in keys])
+    ),
+}
+
+
+async def write_in_many_orders(sessions: Sessions, what: str) -> list[BaseException]:
+    """Write the same new rows in eight transactions at once; return the errors."""
+    connected = asyncio.Barrier(8)
+
+    async def write(task: int) -> None:
+        work = WRITING_NEW_ROWS[what](task, random.Random(task).sample(KEYS, len(KEYS)))
+        async with sessions.begin() as db:
+            await db.connection()
+            await connected.wait()
+            await work(db)
+
+    ends = await asyncio.gather(*map(write, range(8)), return_exceptions=True)
+    return [end for end in ends if end is not None]
+
+
+@only_postgresql
+@pytest.mark.parametrize("what", WRITING_NEW_ROWS)
+async def test_the_order_in_which_new_rows_are_given_makes_no_deadlock(
+    sessions: Sessions, what: str
+) -> None:
+    """Each waits for the rows of the others, and so all must write them in one order."""
+    assert await write_in_many_orders(sessions, what) == []
+
+
+@only_postgresql
+@pytest.mark.parametrize("what", WRITING_NEW_ROWS)
+async def test_new_rows_that_are_not_sorted_deadlock(
+    monkeypatch: pytest.MonkeyPatch, sessions: Sessions, what: str
+) -> None:
+    """The control: the same, written in an order that each happens to have."""
+
+    def unsorted(rows: Iterable[Any], **_: object) -> list[Any]:
+        shuffled = list(rows)
+        random.shuffle(shuffled)
+        return shuffled
+
+    for module in (playlist_sync, tracks):
+        monkeypatch.setattr(module, "sorted", unsorted, raising=False)
+    errors = await write_in_many_orders(sessions, what)
+    assert {type(error) for error in errors} == {TransactionConflict}
