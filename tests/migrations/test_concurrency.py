@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,8 @@ from tests.support.schema import description_of
 from zotify_async_crud import database, errors, migrations
 from zotify_async_crud._dialects import postgresql_schema
 from zotify_async_crud.migrations import _changes
+
+Change = Callable[[AsyncEngine, str], Awaitable[None]]
 
 ROUNDS: Final = 20
 PROCESSES: Final = 3
@@ -208,6 +210,36 @@ async def test_an_upgrade_gives_up_when_others_keep_the_table(
     assert caught.value.retry_safe
 
 
+@pytest.mark.parametrize(
+    ("change", "statement"),
+    [
+        (migrations.upgrade, "INSERT INTO download_jobs (job_id, track_id) VALUES ('1', 't')"),
+        (migrations.upgrade, "SELECT * FROM download_jobs"),
+        (migrations.upgrade, "SELECT * FROM tracks"),  # and keeps its snapshot
+        (migrations.downgrade, "SELECT * FROM download_jobs"),
+    ],
+)
+async def test_all_who_change_an_index_give_up_when_a_transaction_is_left_open(
+    postgresql_empty: AsyncEngine, monkeypatch: pytest.MonkeyPatch, change: Change, statement: str
+) -> None:
+    """Also who waits for the one that waits for it; and the next call goes on."""
+    old, new = ("0002", HEAD) if change is migrations.upgrade else (HEAD, "0002")
+    monkeypatch.setattr(_changes, "PATIENCE", 1.0)
+    await migrations.upgrade(postgresql_empty, old)
+    async with postgresql_empty.connect() as forgotten:
+        await forgotten.execution_options(isolation_level="REPEATABLE READ")
+        await forgotten.execute(text(statement))
+        async with asyncio.timeout(60):
+            changes = [change(postgresql_empty, new) for _ in range(3)]
+            outcomes = await asyncio.gather(*changes, return_exceptions=True)
+
+        assert [type(outcome) for outcome in outcomes] == [errors.TransactionConflict] * 3
+        assert await migrations.current_revision(postgresql_empty) == old
+
+    await change(postgresql_empty, new)
+    assert written(await description_of(postgresql_empty)) == recorded(postgresql_empty, new)
+
+
 async def test_workers_write_while_an_index_is_built(postgresql_empty: AsyncEngine) -> None:
     """A writer that is in the middle of its transaction keeps the index waiting, and no writer."""
     await migrations.upgrade(postgresql_empty, "0002")
@@ -270,6 +302,25 @@ async def test_an_invalid_index_is_built_anew(postgresql_empty: AsyncEngine) -> 
 
     assert written(await description_of(hasty)) == recorded(hasty, HEAD)
     await hasty.dispose()
+
+
+async def test_an_upgrade_whose_connection_is_lost_goes_on_at_the_next_call(
+    postgresql_empty: AsyncEngine,
+) -> None:
+    """The server ends its process, as in a shutdown, while it works at an index."""
+    await migrations.upgrade(postgresql_empty, "0002")
+    async with postgresql_empty.connect() as writer:
+        await writer.execute(text("INSERT INTO download_jobs (job_id, track_id) VALUES (1, 't')"))
+        upgrading = asyncio.create_task(migrations.upgrade(postgresql_empty))
+        await until_an_index_is_built(postgresql_empty)
+        await writer.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index")
+        )
+        with pytest.raises(errors.DatabaseUnavailable):
+            await upgrading
+
+    await migrations.upgrade(postgresql_empty)
+    assert written(await description_of(postgresql_empty)) == recorded(postgresql_empty, HEAD)
 
 
 async def test_an_upgrade_takes_one_connection_of_the_pool(postgresql_empty: AsyncEngine) -> None:

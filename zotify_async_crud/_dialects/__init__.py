@@ -10,11 +10,20 @@ from sqlalchemy.engine import URL
 
 from zotify_async_crud._dialects.postgresql import POSTGRESQL
 from zotify_async_crud._dialects.postgresql_errors import is_connecting
-from zotify_async_crud._dialects.seam import MOST_AT_ONCE, Columns, Database, Listed, Queue, Types
+from zotify_async_crud._dialects.seam import (
+    DEADLINE,
+    MOST_AT_ONCE,
+    Columns,
+    Database,
+    Listed,
+    Queue,
+    Types,
+)
 from zotify_async_crud._dialects.sqlite import SQLITE
 from zotify_async_crud.errors import DatabaseError, DatabaseUnavailable, UnsupportedDatabase
 
 __all__ = [
+    "DEADLINE",
     "MOST_AT_ONCE",
     "Columns",
     "Database",

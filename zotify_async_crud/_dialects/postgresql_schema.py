@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateSchema
 
 from zotify_async_crud._dialects.connections import dedicated
-from zotify_async_crud._dialects.seam import SCHEMA
+from zotify_async_crud._dialects.seam import DEADLINE, SCHEMA
 
 _LOCK: Final = 0x7A6F_7469_6679  # "zotify"; any number that no other software picks by chance
 _PAUSE: Final = 0.1
@@ -48,7 +49,8 @@ async def _alone(engine: AsyncEngine) -> AsyncIterator[None]:
 
     The lock is one of a transaction on a connection of its own: it holds behind a pooler, too, and
     while the changes are several transactions. Nobody waits for it inside of a statement, since
-    CREATE INDEX CONCURRENTLY would wait for the snapshot that such a statement has.
+    CREATE INDEX CONCURRENTLY would wait for the snapshot that such a statement has. Nor does
+    anybody give up: who has it works, which may take its time, or gives up in time.
     """
     async with dedicated(engine) as driver:
         while True:
@@ -77,7 +79,8 @@ def build_index(connection: Connection, index: Index) -> None:
     """Build *index* while others write; one that was broken off before is built anew.
 
     Outside of a transaction, and for as long as it takes: the engine's time for a statement is not
-    meant for this (https://www.postgresql.org/docs/current/sql-createindex.html).
+    meant for this (https://www.postgresql.org/docs/current/sql-createindex.html). What it waits for
+    is each transaction that began before, one after the other.
     """
     drop_index(connection, str(index.name))
     index.dialect_options["postgresql"]["concurrently"] = True
@@ -91,5 +94,15 @@ def drop_index(connection: Connection, name: str) -> None:
 
 
 def _execute_unhurried(connection: Connection, statement: str) -> None:
+    left = connection.get_execution_options()[DEADLINE] - time.monotonic()
+    lock_timeout = max(LOCK_TIMEOUT, int(left * 1000))
     adapted: Any = connection.connection.dbapi_connection
-    adapted.run_async(lambda driver: driver.execute(statement, timeout=_DAY))
+    adapted.run_async(lambda driver: _unhurried(driver, statement, lock_timeout))
+
+
+async def _unhurried(driver: Any, statement: str, lock_timeout: int) -> None:
+    await driver.execute(f"SET lock_timeout = {lock_timeout}")
+    try:
+        await driver.execute(statement, timeout=_DAY)
+    finally:
+        await driver.execute("RESET lock_timeout")

@@ -36,6 +36,10 @@ MOST_AT_ONCE: Final = 1_000
 SCHEMA: Final = "zotify_async_crud.schema"
 """The execution option of an engine that names the schema its tables are in."""
 
+DEADLINE: Final = "zotify_async_crud.deadline"
+"""The execution option of an engine that says until when, by ``time.monotonic``, others may keep a
+change of the schema waiting."""
+
 Types: TypeAlias = Mapping[str, TypeEngine[Any]]
 """The columns of ``Database.rows``."""
 
@@ -188,7 +192,8 @@ class Database(Protocol):
     def build_index(self, connection: Connection, index: Index) -> None:
         """Build *index*, beside those who write if the database can (``indexes_beside_writers``).
 
-        It must be outside of a transaction then.
+        It must be outside of a transaction then. A transaction that is left open for longer than
+        ``DEADLINE`` has it raises ``TransactionConflict``; the work itself may take longer.
         """
         ...
 

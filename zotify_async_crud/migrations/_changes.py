@@ -15,7 +15,7 @@ from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from zotify_async_crud._backoff import ExponentialBackoff
-from zotify_async_crud._dialects import database_for
+from zotify_async_crud._dialects import DEADLINE, database_for
 from zotify_async_crud.database import translated_errors
 from zotify_async_crud.errors import DatabaseUnavailable, TransactionConflict
 from zotify_async_crud.migrations import _revisions as revisions
@@ -23,7 +23,7 @@ from zotify_async_crud.migrations._checks import check_known, check_unversioned
 from zotify_async_crud.migrations._tables import tables_in
 
 PATIENCE: Final = 120.0
-"""Seconds for which a change is tried again that others keep from the tables."""
+"""Seconds for which others may keep a change waiting before it is given up."""
 
 _BACKOFF: Final = ExponentialBackoff(first=0.1, longest=5.0)
 
@@ -42,7 +42,8 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
     Raises:
         InvalidValue: There is no such *revision*.
         SchemaMismatch: The tables are of a newer version, or are not ours.
-        TransactionConflict: Others held a table for two minutes.
+        TransactionConflict: Others held a table for two minutes, or left a transaction open that an
+            index has to wait for; run it again when they have ended.
     """
     revisions.check_revision(revision, "head")
     target = revisions.newest_revision() if revision == "head" else revision
@@ -62,6 +63,7 @@ async def downgrade(engine: AsyncEngine, revision: str) -> None:
 async def _changed(engine: AsyncEngine, change: Callable[[Connection], None]) -> None:
     database = database_for(engine.dialect)
     deadline, attempt = time.monotonic() + PATIENCE, 0
+    engine = engine.execution_options(**{DEADLINE: deadline})
     while True:
         attempt += 1
         try:
