@@ -267,12 +267,24 @@ async def until_an_index_is_built(engine: AsyncEngine) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "idle_in_transaction_session_timeout",
+        "lock_timeout",
+        "statement_timeout",
+        "transaction_timeout",  # unknown before PostgreSQL 17
+    ],
+)
 async def test_building_an_index_may_take_longer_than_a_statement(
-    postgresql_empty: AsyncEngine,
+    postgresql_empty: AsyncEngine, setting: str
 ) -> None:
-    """The engine's time for a statement is for those that a caller waits for."""
+    """The times that an engine and a server give are for what a caller waits for."""
     await migrations.upgrade(postgresql_empty, "0002")
-    hasty = database.create_engine(postgresql_empty.url, connect_args={"command_timeout": 1.0})
+    limits = await limited_to_a_second(postgresql_empty, setting)
+    hasty = database.create_engine(
+        postgresql_empty.url, connect_args={"command_timeout": 1.0}, pool_size=1, max_overflow=0
+    )
     async with postgresql_empty.connect() as writer:
         await writer.execute(text("INSERT INTO download_jobs (job_id, track_id) VALUES (1, 't')"))
         upgrading = asyncio.create_task(migrations.upgrade(hasty))
@@ -281,7 +293,28 @@ async def test_building_an_index_may_take_longer_than_a_statement(
         assert not upgrading.done()
     await upgrading
     await migrations.check_schema(hasty)
+    assert await limits_of(hasty) == limits
     await hasty.dispose()
+
+
+async def limited_to_a_second(engine: AsyncEngine, setting: str) -> dict[str, str]:
+    """Let sessions have no more than that from now on, and return the limits of such a session."""
+    assert engine.url.database is not None
+    async with engine.begin() as connection:
+        if setting in await limits_of(engine):
+            statement = f"ALTER DATABASE {engine.url.database} SET {setting} = '1s'"
+            await connection.execute(text(statement))
+    another = database.create_engine(engine.url)
+    limits = await limits_of(another)
+    await another.dispose()
+    return limits
+
+
+async def limits_of(engine: AsyncEngine) -> dict[str, str]:
+    """Return the times that a session has."""
+    found = text("SELECT name, setting FROM pg_settings WHERE name LIKE '%\\_timeout'")
+    async with engine.connect() as connection:
+        return {row.name: row.setting for row in await connection.execute(found)}
 
 
 async def test_an_invalid_index_is_built_anew(postgresql_empty: AsyncEngine) -> None:

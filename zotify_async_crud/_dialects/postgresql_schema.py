@@ -24,6 +24,20 @@ LOCK_TIMEOUT: Final = 500
 
 _DAY: Final = 86_400.0
 
+# By the names that this server knows: transaction_timeout came with PostgreSQL 17.
+_LEAVE_OPEN: Final = """
+    SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
+_TAKE_TIME: Final = """
+    SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '{lock_timeout}' ELSE '0' END, false)
+    FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout')
+"""
+_HURRY_AGAIN: Final = """
+    SELECT set_config(name, reset_val, false)
+    FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout')
+"""
+
 
 @contextlib.asynccontextmanager
 async def changing_schema(engine: AsyncEngine, *, in_steps: bool) -> AsyncIterator[AsyncConnection]:
@@ -56,7 +70,7 @@ async def _alone(engine: AsyncEngine) -> AsyncIterator[None]:
         while True:
             async with driver.transaction():
                 if await driver.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
-                    await driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                    await driver.execute(_LEAVE_OPEN)
                     yield
                     return
             await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.5))
@@ -78,8 +92,9 @@ async def _create_schema(connection: AsyncConnection, schema: str | None) -> Non
 def build_index(connection: Connection, index: Index) -> None:
     """Build *index* while others write; one that was broken off before is built anew.
 
-    Outside of a transaction, and for as long as it takes: the engine's time for a statement is not
-    meant for this (https://www.postgresql.org/docs/current/sql-createindex.html). What it waits for
+    Outside of a transaction, and for as long as it takes: the times that the engine and the server
+    give a statement or a transaction are not meant for this
+    (https://www.postgresql.org/docs/current/sql-createindex.html). What it waits for
     is each transaction that began before, one after the other.
     """
     drop_index(connection, str(index.name))
@@ -101,8 +116,8 @@ def _execute_unhurried(connection: Connection, statement: str) -> None:
 
 
 async def _unhurried(driver: Any, statement: str, lock_timeout: int) -> None:
-    await driver.execute(f"SET lock_timeout = {lock_timeout}")
+    await driver.execute(_TAKE_TIME.format(lock_timeout=lock_timeout))
     try:
         await driver.execute(statement, timeout=_DAY)
     finally:
-        await driver.execute("RESET lock_timeout")
+        await driver.execute(_HURRY_AGAIN)
