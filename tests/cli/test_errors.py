@@ -28,14 +28,20 @@ def write(path: Path, content: bytes) -> Path:
 
 def complaint(folder: Path, *arguments: str, code: int) -> str:
     """Run the program, which must fail with *code*, and return the one line that it says."""
+    out, message = complaints(folder, *arguments, code=code)
+    assert out == ""
+    return message
+
+
+def complaints(folder: Path, *arguments: str, code: int) -> tuple[str, str]:
+    """Return what the program writes to stdout, too."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), redirect_stdout(out), redirect_stderr(err):
         assert cli.main(arguments) == code
-    assert out.getvalue() == ""
     [line] = err.getvalue().splitlines()
     program, _, message = line.partition(": ")
     assert program == "zotify-async-crud"
-    return message
+    return out.getvalue(), message
 
 
 def test_a_wrong_path_is_named(tmp_path: Path) -> None:
@@ -96,6 +102,32 @@ def test_a_database_that_cannot_be_used_is_told(
     message = complaint(tmp_path, "demo", "--database-url", url, code=code)
     assert message.startswith(said)
     assert "s3cret" not in message
+
+
+@pytest.mark.parametrize(
+    ("url", "variables"),
+    [
+        ("postgresql://127.0.0.1/zotify", {"PGPORT": "x"}),
+        ("postgresql://127.0.0.1/zotify", {"PGSSLMODE": "x"}),
+        ("postgresql://127.0.0.1/zotify", {"PGTARGETSESSIONATTRS": "x"}),
+        ("postgresql://127.0.0.1/zotify?ssl=x", {}),
+        ("postgresql://127.0.0.1/zotify?target_session_attrs=x", {}),
+        (f"postgresql://{'x' * 64}/zotify", {}),
+    ],
+)
+@pytest.mark.parametrize("command", ["demo", "doctor", "migrate", "stats", "watch"])
+def test_what_the_driver_cannot_use_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    variables: dict[str, str],
+    command: str,
+) -> None:
+    """The driver looks at some of it only when it connects."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    _, message = complaints(tmp_path, command, "--database-url", url, code=USAGE)
+    assert message.startswith("url: ")
 
 
 def test_the_process_writes_nothing_but_that_line(tmp_path: Path) -> None:

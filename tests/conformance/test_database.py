@@ -36,7 +36,6 @@ from zotify_async_crud._dialects.types import Real, UTCDateTime
 from zotify_async_crud.encryption import SealedText, StoredText
 from zotify_async_crud.errors import (
     AccessRefused,
-    DatabaseError,
     DatabaseUnavailable,
     InvalidValue,
     OutcomeUnknown,
@@ -130,7 +129,7 @@ async def test_timeouts_may_stand_in_the_url(url: str) -> None:
 async def test_what_is_wrong_with_the_encryption_of_a_connection_is_told(url: str) -> None:
     """In the driver's words, as it looks for the file of a certificate, for instance."""
     engine = database.create_engine(make_url(url).update_query_dict({"ssl": "perhaps"}))
-    with pytest.raises(DatabaseError, match="one of: disable, allow"), database.translated_errors():
+    with pytest.raises(InvalidValue, match="one of: disable, allow"), database.translated_errors():
         await ask(engine, "SELECT 1")
 
 

@@ -20,7 +20,7 @@ from zotify_async_crud._dialects.seam import (
     Types,
 )
 from zotify_async_crud._dialects.sqlite import SQLITE
-from zotify_async_crud.errors import DatabaseError, DatabaseUnavailable, UnsupportedDatabase
+from zotify_async_crud.errors import DatabaseUnavailable, UnsupportedDatabase, ZotifyCrudError
 
 __all__ = [
     "DEADLINE",
@@ -58,7 +58,7 @@ def database_for_url(url: URL) -> tuple[Database, URL]:
     return _tested(drivername), url.set(drivername=drivername)
 
 
-def translate(error: BaseException) -> DatabaseError | None:
+def translate(error: BaseException) -> ZotifyCrudError | None:
     """Return what *error* means to a caller, or None if it comes from no database or driver."""
     if isinstance(error, sa_exc.TimeoutError):
         return DatabaseUnavailable("no connection of the pool came free in time")

@@ -53,9 +53,9 @@ from zotify_async_crud._dialects.seam import (
     Types,
 )
 from zotify_async_crud.errors import (
-    DatabaseError,
     DatabaseUnavailable,
     TransactionRequired,
+    ZotifyCrudError,
 )
 
 CHANNEL: Final = "zotify_download_jobs"
@@ -210,7 +210,7 @@ class _PostgreSQL:
             await lost.wait()
         raise DatabaseUnavailable("the connection that listens was lost")
 
-    def translate(self, error: BaseException) -> DatabaseError | None:
+    def translate(self, error: BaseException) -> ZotifyCrudError | None:
         return translate(error)
 
 

@@ -14,8 +14,10 @@ from zotify_async_crud.errors import (
     ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
+    InvalidValue,
     SchemaMismatch,
     TransactionConflict,
+    ZotifyCrudError,
 )
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: a class is a code's first two
@@ -37,10 +39,11 @@ _MEANINGS: Final[dict[str, type[DatabaseError]]] = {
     "42P05": DatabaseError,  # see _HINTS
 }
 _POOLER: Final = "prepared statements get lost, as behind PgBouncer: create_engine(pgbouncer=True)"
+_REFUSED: Final = "its host and port, or PGHOST and PGPORT of the environment, should be valid"
 _HINTS: Final = {"26000": _POOLER, "42P05": _POOLER}
 
 
-def translate(error: BaseException) -> DatabaseError | None:
+def translate(error: BaseException) -> ZotifyCrudError | None:
     """Return what *error* means to a caller, or None if PostgreSQL and asyncpg never raise it."""
     # what the driver raises while connecting does not pass through SQLAlchemy's translation
     cause = error.orig if isinstance(error, sa_exc.DBAPIError) else error
@@ -79,12 +82,14 @@ def _modules(error: BaseException, package: str) -> Iterator[str]:
             yield name
 
 
-def _of_driver(error: BaseException) -> DatabaseError | None:
+def _of_driver(error: BaseException) -> ZotifyCrudError | None:
     """Return what the driver says, where that is about how it was set up and not about a row."""
     # SQLAlchemy 2.0 wraps nothing that the driver raises while connecting
     origin = _origin(error.orig) if isinstance(error, sa_exc.DBAPIError) else error
     if isinstance(origin, asyncpg.ClientConfigurationError):
-        return DatabaseError(str(origin).partition("\n")[0])  # DETAIL and HINT follow
+        return InvalidValue("url", str(origin).partition("\n")[0])  # DETAIL and HINT follow
+    if isinstance(origin, ValueError) and is_connecting(error):
+        return InvalidValue("url", _REFUSED)
     return DatabaseError(type(origin).__name__) if origin is not error else None
 
 

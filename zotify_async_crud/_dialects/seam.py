@@ -27,7 +27,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.types import TypeEngine
 
 from zotify_async_crud._dialects.diagnosis import Check
-from zotify_async_crud.errors import DatabaseError
+from zotify_async_crud.errors import ZotifyCrudError
 
 MOST_AT_ONCE: Final = 1_000
 """Rows that one statement may take from a queue."""
@@ -242,6 +242,6 @@ class Database(Protocol):
         """
         ...
 
-    def translate(self, error: BaseException) -> DatabaseError | None:
+    def translate(self, error: BaseException) -> ZotifyCrudError | None:
         """Return what *error* means to a caller, or None if it is not this database's."""
         ...
