@@ -86,6 +86,32 @@ def test_tables_without_a_revision_are_told(empty_shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
+    ("statement", "part"),
+    [
+        ("DROP TABLE download_queue", "download_queue"),
+        ("DROP INDEX ix_download_jobs_pending", "download_jobs.ix_download_jobs_pending"),
+        ("DROP INDEX uq_download_jobs_track", "download_jobs.uq_download_jobs_track"),
+        ("ALTER TABLE tracks DROP COLUMN album", "tracks.album"),
+    ],
+)
+def test_a_part_that_was_dropped_is_told(empty_shell: Shell, statement: str, part: str) -> None:
+    """Though the revision is that of this version."""
+    empty_shell.run("migrate")
+    empty_shell.execute(statement)
+    out, err = empty_shell.both("doctor", code=4)
+    assert "failed   tables: the tables are missing or of another version" in out
+    assert err.endswith(f": missing or damaged: {part}: restore a backup\n")
+
+
+def test_tables_may_have_more_than_this_version_needs(empty_shell: Shell) -> None:
+    """An index for a service's own queries does no harm, and nor does a column."""
+    empty_shell.run("migrate")
+    empty_shell.execute("ALTER TABLE tracks ADD COLUMN mine TEXT")
+    empty_shell.execute("CREATE INDEX mine ON tracks (mine)")
+    assert "ok       tables: those of this version" in empty_shell.run("doctor")
+
+
+@pytest.mark.parametrize(
     ("keys", "code", "detail"),
     [
         (KEYS[0], 0, "encrypted by key "),
@@ -191,8 +217,9 @@ def test_a_file_that_others_may_open_is_told(shell: Shell, tmp_path: Path) -> No
 def test_a_damaged_file_is_told(shell: Shell, tmp_path: Path) -> None:
     """As found by a look at every page."""
     with contextlib.closing(sqlite3.connect(tmp_path / "zotify.db", isolation_level=None)) as file:
+        file.execute("CREATE INDEX mine ON tracks (album)")
         file.execute("PRAGMA writable_schema = ON")
-        file.execute("DELETE FROM sqlite_schema WHERE name LIKE 'ix_%' AND type = 'index'")
+        file.execute("DELETE FROM sqlite_schema WHERE name = 'mine'")
     out, err = shell.both("doctor", code=1)
     assert "failed   integrity: the file is damaged: " in out
     assert err == "zotify-async-crud: checks that failed: integrity\n"

@@ -23,6 +23,7 @@ from tests.support.schema import description_of
 from zotify_async_crud import database, errors, migrations
 from zotify_async_crud._dialects import postgresql_schema
 from zotify_async_crud.migrations import _changes
+from zotify_async_crud.migrations._checks import check_parts
 
 Change = Callable[[AsyncEngine, str], Awaitable[None]]
 
@@ -330,6 +331,8 @@ async def test_an_invalid_index_is_built_anew(postgresql_empty: AsyncEngine) -> 
             await upgrading
     found = await description_of(postgresql_empty)
     assert any(line.endswith("INVALID") for line in found["download_jobs"])
+    with pytest.raises(errors.SchemaMismatch, match=r"download_jobs\.ix_download_jobs_cancelled:"):
+        await check_parts(postgresql_empty)
 
     await migrations.upgrade(hasty)
 

@@ -49,6 +49,17 @@ async def test_a_new_database_has_no_revision_and_then_the_newest(
     await migrations.check_schema(empty_engine)
 
 
+async def test_a_table_that_was_dropped_is_told(empty_engine: AsyncEngine) -> None:
+    """The revision alone says nothing about it."""
+    await migrations.upgrade(empty_engine)
+    await execute(empty_engine, "DROP TABLE download_queue", "DROP TABLE spotify_tokens")
+
+    with pytest.raises(
+        errors.SchemaMismatch, match=r"missing .*: download_queue, spotify_tokens: "
+    ):
+        await migrations.check_schema(empty_engine)
+
+
 async def test_an_older_revision_is_told_with_the_command_that_mends_it(
     empty_engine: AsyncEngine,
 ) -> None:

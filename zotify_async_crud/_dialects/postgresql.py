@@ -64,6 +64,11 @@ CHANNEL: Final = "zotify_download_jobs"
 _ONE_SNAPSHOT: Final = {"repeatable read", "serializable"}
 """The isolation levels at which a transaction sees what was committed when it began to read."""
 
+_INDEXES: Final = text(
+    "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+    " WHERE indisvalid AND pg_table_is_visible(indexrelid)"
+)
+
 
 class _PostgreSQL:
     writes_together = True
@@ -171,6 +176,9 @@ class _PostgreSQL:
 
     def drop_index(self, connection: Connection, name: str) -> None:
         drop_index(connection, name)
+
+    def indexes(self, connection: Connection) -> set[str]:
+        return set(connection.scalars(_INDEXES))
 
     def create_engine(
         self,

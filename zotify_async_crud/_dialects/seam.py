@@ -201,6 +201,10 @@ class Database(Protocol):
         """Drop the index if there is one, as ``build_index`` would build it."""
         ...
 
+    def indexes(self, connection: Connection) -> set[str]:
+        """Return the names of the indexes that work, also of those that reflection leaves out."""
+        ...
+
     def create_engine(
         self,
         url: URL,

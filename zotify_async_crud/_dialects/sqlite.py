@@ -163,6 +163,9 @@ class _SQLite:
     def drop_index(self, connection: Connection, name: str) -> None:
         connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
 
+    def indexes(self, connection: Connection) -> set[str]:
+        return set(connection.scalars(text("SELECT name FROM sqlite_schema WHERE type = 'index'")))
+
     def create_engine(
         self,
         url: URL,

@@ -20,6 +20,7 @@ from zotify_async_crud.cli._output import complain, say, show_json
 from zotify_async_crud.cli._tokens import token_facts
 from zotify_async_crud.encryption import use_keyring
 from zotify_async_crud.errors import DatabaseUnavailable, ZotifyCrudError
+from zotify_async_crud.migrations._checks import check_parts
 from zotify_async_crud.models import Base
 
 _INDENT: Final = " " * 9
@@ -98,6 +99,7 @@ async def _answer(engine: AsyncEngine) -> Finding:
 
 async def _tables(engine: AsyncEngine) -> Finding:
     await migrations.check_schema(engine)
+    await check_parts(engine)
     revision = await migrations.current_revision(engine)
     if revision is None:
         return warning(

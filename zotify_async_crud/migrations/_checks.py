@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from zotify_async_crud.database import translated_errors
 from zotify_async_crud.errors import DatabaseUnavailable, SchemaMismatch
 from zotify_async_crud.migrations._revisions import all_revisions, newest_revision, revision_of
-from zotify_async_crud.migrations._tables import differences, tables_in
+from zotify_async_crud.migrations._tables import differences, missing, tables_in
+from zotify_async_crud.models import Base
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
@@ -25,11 +26,22 @@ async def check_schema(engine: AsyncEngine) -> None:
     """Make sure that the tables are those that this version needs; it changes nothing.
 
     Raises:
-        SchemaMismatch: They are not; the message names the command that mends it.
+        SchemaMismatch: They are not; the message names what mends it.
     """
     with translated_errors(lost=DatabaseUnavailable):
         async with engine.connect() as connection:
             await connection.run_sync(_check)
+
+
+async def check_parts(engine: AsyncEngine) -> None:
+    """Make sure that tables of this version lack no column, index or key, which takes longer.
+
+    Raises:
+        SchemaMismatch: They do.
+    """
+    with translated_errors(lost=DatabaseUnavailable):
+        async with engine.connect() as connection:
+            _refuse(await connection.run_sync(missing))
 
 
 def _check(connection: Connection) -> None:
@@ -44,6 +56,13 @@ def _check(connection: Connection) -> None:
             f"they are of revision {revision}, and this version needs {newest_revision()}:"
             " run `zotify-async-crud migrate`"
         )
+    else:
+        _refuse(sorted(Base.metadata.tables.keys() - tables_in(connection)))
+
+
+def _refuse(parts: list[str]) -> None:
+    if parts:
+        raise SchemaMismatch(f"missing or damaged: {', '.join(parts)}: restore a backup")
 
 
 def check_known(revision: str | None) -> None:

@@ -1,14 +1,16 @@
-"""What stands in a database that has no revision."""
+"""What stands in a database, whatever revision is written there."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
+from zotify_async_crud._dialects import database_for
 from zotify_async_crud.migrations._revisions import VERSION_TABLE
 from zotify_async_crud.models import Base
 
@@ -29,6 +31,21 @@ def differences(connection: Connection) -> list[str]:
         # SQLite's cannot be compared
         warnings.filterwarnings("ignore", message=".*expression-based index")
         return [_described(found) for found in compare_metadata(context, Base.metadata)]
+
+
+def missing(connection: Connection) -> list[str]:
+    """Return what this version needs and is not there, or is otherwise; more than that may be."""
+    found = (difference.partition(" ") for difference in differences(connection))
+    parts = [part for kind, _, part in found if not kind.startswith("remove_")]
+    return sorted({*parts, *_missing_indexes(connection)})
+
+
+def _missing_indexes(connection: Connection) -> Iterator[str]:
+    there = database_for(connection.dialect).indexes(connection)
+    for table in Base.metadata.tables.values():
+        yield from (
+            f"{table.name}.{index.name}" for index in table.indexes if index.name not in there
+        )
 
 
 def is_not_ours(name: str | None, type_: str, _: object) -> bool:
