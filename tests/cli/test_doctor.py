@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import pwd
+import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +32,7 @@ from zotify_async_crud.models import Base
 
 ON_BOTH: Final = ["database", "version", "tables", "token"]
 ON_POSTGRESQL: Final = ["clock", "pooler", "writes", "privileges", "wake-ups"]
-ON_SQLITE: Final = ["write-ahead log", "foreign keys", "file mode", "integrity"]
+ON_SQLITE: Final = ["write-ahead log", "foreign keys", "file mode", "writes", "integrity"]
 
 
 def verdicts(found: list[dict[str, Any]]) -> dict[str, str]:
@@ -211,6 +215,51 @@ def test_a_file_that_others_may_open_is_told(shell: Shell, tmp_path: Path) -> No
     lines = shell.run("doctor").splitlines()
     place = lines.index("warning  file mode: 0640: others may open it")
     assert lines[place + 1] == f"         chmod 600 {tmp_path}/zotify.db"
+
+
+@pytest.mark.parametrize(
+    ("file_mode", "folder_mode", "verdict", "detail"),
+    [
+        (0o444, 0o777, Verdict.FAILED, "not write to {file}"),
+        (0o666, 0o555, Verdict.FAILED, "not write to {folder}"),
+        (0o666, 0o777, Verdict.OK, "write to the file and to its folder"),
+    ],
+)
+async def test_a_file_that_this_user_may_not_write_is_told(
+    sqlite_template: Path, file_mode: int, folder_mode: int, verdict: Verdict, detail: str
+) -> None:
+    """Or a folder that can take no log, without which nobody can write either."""
+    with copied(sqlite_template, file_mode, folder_mode) as path:
+        engine = database.create_engine(f"sqlite:///{path}", read_only=True)
+        with unprivileged():
+            found = await look(engine, "writes")
+        await engine.dispose()
+    expected = detail.format(file=path, folder=path.parent)
+    assert (found.verdict, found.detail) == (verdict, f"this user may {expected}")
+
+
+@contextlib.contextmanager
+def copied(file: Path, file_mode: int, folder_mode: int) -> Iterator[Path]:
+    """Have a copy of *file* in a folder of its own that others can reach."""
+    with tempfile.TemporaryDirectory(prefix="zotify-") as name:
+        folder = Path(name)
+        copy = Path(shutil.copy(file, folder / "zotify.db"))
+        copy.chmod(file_mode)
+        folder.chmod(folder_mode)
+        yield copy
+        folder.chmod(0o700)
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be nobody in the block, if this is root, who may write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 @only_sqlite

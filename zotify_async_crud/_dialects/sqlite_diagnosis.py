@@ -28,6 +28,7 @@ def checks() -> Mapping[str, Check]:
         "write-ahead log": _write_ahead_log,
         "foreign keys": _foreign_keys,
         "file mode": _file_mode,
+        "writes": _writes,
         "integrity": _integrity,
     }
 
@@ -55,7 +56,7 @@ async def _foreign_keys(engine: AsyncEngine) -> Finding:
 
 
 async def _file_mode(engine: AsyncEngine) -> Finding:
-    path = await _scalar(engine, "SELECT file FROM pragma_database_list WHERE name = 'main'")
+    path = await _file(engine)
     if not path or os.name != "posix":
         return ok("there is none")
     mode = _mode(path)
@@ -66,6 +67,29 @@ async def _file_mode(engine: AsyncEngine) -> Finding:
 
 def _mode(path: str) -> int:
     return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+async def _writes(engine: AsyncEngine) -> Finding:
+    path = await _file(engine)
+    if not path:
+        return ok(_IN_MEMORY)
+    # the log stands beside the file, and is made and removed
+    for needed in (Path(path), Path(path).parent):
+        if not _is_writable(needed):
+            return failed(f"this user may not write to {needed}", "run as its owner, or chown it")
+    return ok("this user may write to the file and to its folder")
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+async def _file(engine: AsyncEngine) -> str:
+    """Return the path of the database, which is empty if that is in memory."""
+    # as a statement, and not as a table: that would read the file, which may be what is refused
+    async with engine.connect() as connection:
+        paths = (await connection.exec_driver_sql("PRAGMA database_list")).scalars(2)
+        return str(paths.first())
 
 
 async def _integrity(engine: AsyncEngine) -> Finding:
