@@ -16,6 +16,7 @@ from tests.adoption.original import (
     insert,
     job,
 )
+from tests.adoption.test_odd_rows import only_postgresql
 from tests.support.factories import Sessions, add_some_of_everything
 from zotify_async_crud import errors, migrations
 from zotify_async_crud.adoption import adopt
@@ -269,6 +270,45 @@ async def test_triggers_on_the_tables_are_refused(empty_engine: AsyncEngine) -> 
     await insert(empty_engine, "download_jobs", job())
 
     assert (await refusal(empty_engine)).startswith("trigger noted")
+
+
+@only_postgresql
+@pytest.mark.filterwarnings("ignore:Did not recognize type")
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        (
+            "CREATE POLICY mine ON download_jobs USING (track_id <> 'secret')",
+            "policy mine on table download_jobs",
+        ),
+        (
+            "CREATE PUBLICATION mine FOR TABLE download_jobs",
+            "publication of table download_jobs in publication mine",
+        ),
+        (
+            "CREATE RULE mine AS ON DELETE TO download_jobs DO ALSO NOTHING",
+            "rule mine on table download_jobs",
+        ),
+        (
+            "CREATE FUNCTION mine(tracks) RETURNS text LANGUAGE sql AS 'SELECT NULL::text'",
+            "function mine(tracks)",
+        ),
+        ("CREATE TABLE mine (found tracks)", "column found of table mine"),
+        ("CREATE TABLE mine (found tracks[])", "column found of table mine"),
+        (
+            "CREATE TABLE mine (id integer DEFAULT nextval('spotify_tokens_id_seq'))",
+            "default value for column id of table mine",
+        ),
+    ],
+)
+async def test_what_would_be_gone_or_be_in_the_way_is_refused(
+    empty_engine: AsyncEngine, statement: str, name: str
+) -> None:
+    """Whether the database would drop it without a word, or refuse to drop the table."""
+    await create_original(empty_engine)
+    await execute(empty_engine, statement)
+
+    assert await refusal(empty_engine) == f"{name} is built on its tables: drop that before"
 
 
 async def test_a_refusal_is_one_line_that_tells_all(empty_engine: AsyncEngine) -> None:

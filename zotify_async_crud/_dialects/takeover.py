@@ -42,16 +42,36 @@ class Takeover(Protocol):
         ...
 
 
-# what is a table's own, as its indexes are, depends on it automatically or internally
+# what is a table's own, as its indexes are, depends on it automatically or internally; so do some
+# things that somebody has made, and that would be gone without a word
 _DEPENDING: Final = text(
     """
-    SELECT DISTINCT pg_describe_object(classid, objid, objsubid) FROM pg_depend
-    WHERE refclassid = 'pg_class'::regclass
-    AND refobjid IN (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
-    AND (deptype = 'n' OR classid = 'pg_trigger'::regclass)
+    WITH tables AS (
+        SELECT to_regclass(name)::oid AS oid FROM unnest(CAST(:tables AS text[])) AS name
+    ), dropped AS (
+        SELECT 'pg_class'::regclass AS classid, oid FROM tables
+        UNION SELECT 'pg_type'::regclass, unnest(ARRAY[pg_type.oid, typarray])
+            FROM pg_type JOIN tables ON typrelid = tables.oid
+        UNION SELECT classid, objid FROM pg_depend JOIN tables ON refobjid = tables.oid
+            WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass
+            AND deptype IN ('a', 'i') AND objid IN (SELECT oid FROM pg_class WHERE relkind = 'S')
+    )
+    SELECT DISTINCT pg_describe_object(pg_depend.classid, objid, objsubid)
+    FROM pg_depend JOIN dropped ON (refclassid, refobjid) = (dropped.classid, dropped.oid)
+    WHERE (
+        deptype = 'n' OR pg_depend.classid IN (
+            'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_publication_rel'::regclass
+        )
+    )
     AND NOT (
-        classid = 'pg_constraint'::regclass
-        AND objid IN (SELECT oid FROM pg_constraint WHERE pg_table_is_visible(conrelid))
+        pg_depend.classid = 'pg_constraint'::regclass AND objid IN (
+            SELECT oid FROM pg_constraint WHERE contype = 'f' AND pg_table_is_visible(conrelid)
+        )
+    )
+    AND NOT (
+        pg_depend.classid = 'pg_attrdef'::regclass AND objid IN (
+            SELECT oid FROM pg_attrdef WHERE adrelid IN (SELECT oid FROM tables)
+        )
     )
     ORDER BY 1
     """
