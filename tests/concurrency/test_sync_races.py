@@ -187,7 +187,7 @@ async def test_a_sync_that_waited_for_another_replaces_what_that_one_wrote(
     assert await stored_track_ids(sessions) == ["x", "a", "b"]
 
 
-KEYS: Final = [f"key-{number}" for number in range(5_000)]
+KEYS: Final = [f"key-{number}" for number in range(3_000)]
 
 WRITING_NEW_ROWS: Final[dict[str, Callable[[int, list[str]], Work]]] = {
     "the tracks of a playlist": lambda task, keys: (
@@ -203,11 +203,15 @@ WRITING_NEW_ROWS: Final[dict[str, Callable[[int, list[str]], Work]]] = {
 
 
 async def write_in_many_orders(sessions: Sessions, what: str) -> list[BaseException]:
-    """Write the same new rows in eight transactions at once; return the errors."""
+    """Write the same new rows in eight transactions at once; return the errors.
+
+    Half of them write others besides, so that not even sets of what they write have one order.
+    """
     connected = asyncio.Barrier(8)
 
     async def write(task: int) -> None:
-        work = WRITING_NEW_ROWS[what](task, random.Random(task).sample(KEYS, len(KEYS)))
+        own = [f"{task} {key}" for key in KEYS] if task % 2 else []
+        work = WRITING_NEW_ROWS[what](task, random.Random(task).sample(KEYS + own, len(KEYS + own)))
         async with sessions.begin() as db:
             await db.connection()
             await connected.wait()
