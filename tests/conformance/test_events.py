@@ -473,25 +473,6 @@ async def test_what_a_savepoint_enqueues_is_notified_after_the_commit(
 
 
 @only_postgresql
-async def test_of_what_follows_at_once_one_notification_tells(
-    engine: AsyncEngine, sessions: Sessions
-) -> None:
-    """And not each INSERT, whose commits would wait for each other."""
-    calls = Calls()
-    async with notified_before(engine, sessions, calls) as sent:
-        async with sessions() as first, sessions() as second:
-            for db in (first, second):
-                await crud.create_download_job(db, new_job())
-            await first.commit()
-            await calls.until(1)
-            await second.commit()
-        await calls.until(2)
-
-    assert len(notifications(sent, alone=False)) == 1
-    assert notifications(sent, alone=True) != []
-
-
-@only_postgresql
 async def test_no_enqueuing_fails_by_a_notification(
     engine: AsyncEngine, sessions: Sessions
 ) -> None:

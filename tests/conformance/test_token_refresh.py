@@ -376,6 +376,16 @@ async def test_the_life_of_a_token_counts_from_before_it_was_asked_for(
     assert token.updated_at == ends - HOUR / 60
 
 
+async def test_an_answer_may_say_when_the_token_expires(
+    sessions: Sessions, endpoint: Endpoint
+) -> None:
+    """It is taken as it is."""
+    await add_token(sessions, expires_at=EPOCH)
+    endpoint.answers = {"expires_in": None, "expires_at": EXPIRES_AT}
+
+    assert (await get_valid_spotify_token(sessions, endpoint)).expires_at == EXPIRES_AT
+
+
 async def test_a_token_that_was_stored_too_late_is_refreshed_again(
     sessions: Sessions, endpoint: Endpoint
 ) -> None:

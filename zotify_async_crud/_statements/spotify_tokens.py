@@ -149,9 +149,8 @@ def refresh(lease: Lease, new: SpotifyTokenData) -> Executable:
         **_STORED,
         # an answer may come late, and be stored later
         "updated_at": lease.taken_at,
+        "expires_at": new.expires_at or lease.taken_at + (new.expires_in or dt.timedelta()),
     }
-    if new.expires_at is None and new.expires_in is not None:
-        values["expires_at"] = lease.taken_at + new.expires_in
     is_newer = TOKENS.c.version < lease.version
     return update(TOKENS).where(_is_login(lease.login_id), is_newer).values(values)
 
