@@ -93,6 +93,54 @@ async def test_who_refers_to_a_table_refers_to_ours(empty_engine: AsyncEngine) -
         await forget_jobs(empty_engine)
 
 
+@only_postgresql
+async def test_a_foreign_key_of_partitions_stays(empty_engine: AsyncEngine) -> None:
+    """Each partition has it, by the table that they are of."""
+    await create_original(empty_engine)
+    await execute(
+        empty_engine,
+        "CREATE TABLE mine (id VARCHAR REFERENCES tracks (id)) PARTITION BY LIST (id)",
+        "CREATE TABLE mine_a PARTITION OF mine FOR VALUES IN ('a')",
+    )
+    await insert(empty_engine, "tracks", {"id": "a"})
+    await insert(empty_engine, "mine", {"id": "a"})
+    before = await contents(empty_engine, ["mine", "mine_a"])
+
+    await adopt(empty_engine)
+
+    assert await contents(empty_engine, ["mine", "mine_a"]) == before
+    with pytest.raises(ConstraintViolated), database.translated_errors():
+        await execute(empty_engine, "DELETE FROM tracks")
+
+
+@only_postgresql
+@pytest.mark.parametrize("track_id", ["a", "gone"])
+async def test_a_foreign_key_that_was_never_checked_is_not(
+    empty_engine: AsyncEngine, track_id: str
+) -> None:
+    """Whether a row refers to a track that there is, or to none, is not for an adoption to say."""
+    await create_original(empty_engine)
+    await execute(empty_engine, 'CREATE TABLE "my own" ("a track" VARCHAR)')
+    await insert(empty_engine, "tracks", {"id": "a"})
+    await insert(empty_engine, '"my own"', {'"a track"': track_id})
+    key = 'CONSTRAINT "of it" FOREIGN KEY ("a track") REFERENCES tracks (id) NOT VALID'
+    await execute(empty_engine, f'ALTER TABLE "my own" ADD {key}')
+
+    async def key_now() -> object:
+        async with empty_engine.connect() as connection:
+            found = await connection.exec_driver_sql(
+                "SELECT conname, pg_get_constraintdef(oid), convalidated FROM pg_constraint"
+                " WHERE contype = 'f' AND conname = 'of it'"
+            )
+            return tuple(found.one())
+
+    before = await key_now()
+
+    await adopt(empty_engine)
+
+    assert await key_now() == before
+
+
 async def forget_jobs(engine: AsyncEngine) -> None:
     """Delete all jobs."""
     with database.translated_errors():

@@ -16,7 +16,7 @@ from tests.adoption.original import (
     insert,
     job,
 )
-from tests.adoption.test_odd_rows import only_postgresql
+from tests.adoption.test_odd_rows import only_postgresql, only_sqlite
 from tests.support.factories import Sessions, add_some_of_everything
 from zotify_async_crud import errors, migrations
 from zotify_async_crud.adoption import adopt
@@ -278,7 +278,7 @@ async def test_triggers_on_the_tables_are_refused(empty_engine: AsyncEngine) -> 
     ("statement", "name"),
     [
         (
-            "CREATE POLICY mine ON download_jobs USING (track_id <> 'secret')",
+            "CREATE POLICY mine ON download_jobs USING (true)",
             "policy mine on table download_jobs",
         ),
         (
@@ -309,6 +309,23 @@ async def test_what_would_be_gone_or_be_in_the_way_is_refused(
     await execute(empty_engine, statement)
 
     assert await refusal(empty_engine) == f"{name} is built on its tables: drop that before"
+
+
+@only_sqlite
+async def test_a_table_without_rowids_is_refused(empty_engine: AsyncEngine) -> None:
+    """It has its rows in the order of its key, and so no playlist has an order of its own."""
+    await create_original(empty_engine)
+    await execute(
+        empty_engine,
+        "DROP TABLE playlist_track_association",
+        "CREATE TABLE playlist_track_association (playlist_id VARCHAR, track_id VARCHAR,"
+        " PRIMARY KEY (playlist_id, track_id)) without  rowid",
+    )
+    await execute(empty_engine, "CREATE TABLE mine (id INTEGER PRIMARY KEY) WITHOUT ROWID")
+
+    assert await refusal(empty_engine) == (
+        "playlist_track_association does not keep its rows in the order in which they came"
+    )
 
 
 async def test_a_refusal_is_one_line_that_tells_all(empty_engine: AsyncEngine) -> None:

@@ -31,6 +31,17 @@ class Takeover(Protocol):
         """
         ...
 
+    def unordered(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        """Return those of *tables* whose rows have no ``insertion_order``."""
+        ...
+
+    def drop_references(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        """Drop the foreign keys of other tables that keep *tables* from being dropped.
+
+        Return the statements that add them again, as they were.
+        """
+        ...
+
     def wipe(self, connection: Connection, table: str) -> None:
         """Delete all rows of a table that will be dropped, so that no file has them any more."""
         ...
@@ -76,9 +87,24 @@ _DEPENDING: Final = text(
     ORDER BY 1
     """
 )
+# that of a partition comes and goes with the partitioned table's
+_REFERENCES: Final = text(
+    """
+    WITH tables AS (
+        SELECT to_regclass(name)::oid AS oid FROM unnest(CAST(:tables AS text[])) AS name
+    )
+    SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+        format('ALTER TABLE %s ADD CONSTRAINT %I %s',
+            conrelid::regclass, conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
+    AND confrelid IN (SELECT oid FROM tables) AND conrelid NOT IN (SELECT oid FROM tables)
+    """
+)
 _PROGRAMS: Final = text(
     "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
 )
+_MADE: Final = text("SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name")
+_WITHOUT_ROWID: Final = re.compile(r"\)[^)]*\bWITHOUT\s+ROWID\b[^)]*$", re.IGNORECASE)
 
 
 class _PostgreSQL:
@@ -90,6 +116,15 @@ class _PostgreSQL:
 
     def dependents(self, connection: Connection, tables: Sequence[str]) -> list[str]:
         return list(connection.execute(_DEPENDING, {"tables": list(tables)}).scalars())
+
+    def unordered(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        return []
+
+    def drop_references(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        found = connection.execute(_REFERENCES, {"tables": list(tables)}).all()
+        for dropping, _ in found:
+            connection.exec_driver_sql(dropping)
+        return [adding for _, adding in found]
 
     def wipe(self, connection: Connection, table: str) -> None:
         """A table's files are deleted with it."""
@@ -114,6 +149,14 @@ class _SQLite:
         mention = re.compile(rf"\b({'|'.join(tables)})\b", re.IGNORECASE)
         programs = connection.execute(_PROGRAMS)
         return [f"{kind} {name}" for kind, name, sql in programs if mention.search(sql)]
+
+    def unordered(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        made = connection.execute(_MADE)
+        return [name for name, sql in made if name in tables and _WITHOUT_ROWID.search(sql)]
+
+    def drop_references(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        """There they refer to whatever has the table's name."""
+        return []
 
     def wipe(self, connection: Connection, table: str) -> None:
         # https://www.sqlite.org/pragma.html#pragma_secure_delete

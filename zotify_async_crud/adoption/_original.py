@@ -95,6 +95,8 @@ def hold_original(connection: Connection) -> Mapping[str, frozenset[str]]:
         _check_unknown(connection, name, columns)
     for dependent in takeover.dependents(connection, list(ORIGINALS)):
         raise AdoptionRefused(f"{dependent} is built on its tables: drop that before")
+    for name in takeover.unordered(connection, list(ORIGINALS)):
+        raise AdoptionRefused(f"{name} does not keep its rows in the order in which they came")
     return found
 
 

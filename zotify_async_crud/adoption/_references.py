@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Column, Connection, ForeignKeyConstraint, MetaData, Table, inspect
-from sqlalchemy.schema import AddConstraint, DropConstraint
+from sqlalchemy import Connection, inspect
 
+from zotify_async_crud._dialects.takeover import takeover_for
 from zotify_async_crud.adoption._original import ORIGINALS
 from zotify_async_crud.errors import AdoptionRefused
 
@@ -15,29 +14,25 @@ _LASTING: Final = {"download_jobs": ["job_id"], "tracks": ["id"], "playlists": [
 """What rows keep, and others may refer to; a token gets another id."""
 
 
-def drop_references(connection: Connection) -> list[ForeignKeyConstraint]:
-    """Drop the foreign keys that keep the original's tables from being dropped, and return them.
+def drop_references(connection: Connection) -> list[str]:
+    """Drop the foreign keys that keep the original's tables from being dropped.
 
-    SQLite has none: there they refer to whatever has the table's name.
+    Return the statements that add them again.
 
     Raises:
         AdoptionRefused: One refers to what will not be there any more.
     """
-    found = list(_references(connection))
-    if not connection.dialect.supports_alter:
-        return []
-    for constraint in found:
-        connection.execute(DropConstraint(constraint))
-    return found
+    _check_references(connection)
+    return takeover_for(connection).drop_references(connection, list(ORIGINALS))
 
 
-def add_references(connection: Connection, constraints: list[ForeignKeyConstraint]) -> None:
+def add_references(connection: Connection, statements: list[str]) -> None:
     """Add foreign keys as ``drop_references`` returned them."""
-    for constraint in constraints:
-        connection.execute(AddConstraint(constraint))
+    for statement in statements:
+        connection.exec_driver_sql(statement)
 
 
-def _references(connection: Connection) -> Iterator[ForeignKeyConstraint]:
+def _check_references(connection: Connection) -> None:
     for (_, name), keys in inspect(connection).get_multi_foreign_keys().items():
         for key in keys:
             referred = key["referred_table"]
@@ -46,18 +41,3 @@ def _references(connection: Connection) -> Iterator[ForeignKeyConstraint]:
             if key["referred_columns"] != _LASTING.get(referred):
                 reason = f"a foreign key of {name} refers to {referred}: drop that before"
                 raise AdoptionRefused(reason)
-            yield _constraint(name, key)
-
-
-def _constraint(name: str, key: Any) -> ForeignKeyConstraint:
-    """Return a foreign key of the table as its inspection gives it."""
-    metadata, referred = MetaData(), key["referred_table"]
-    Table(referred, metadata, *map(Column, key["referred_columns"]))
-    constraint = ForeignKeyConstraint(
-        key["constrained_columns"],
-        [f"{referred}.{column}" for column in key["referred_columns"]],
-        name=key["name"],
-        **key["options"],
-    )
-    Table(name, metadata, *map(Column, key["constrained_columns"]), constraint)
-    return constraint
