@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from pathlib import Path
 from typing import Final
 
@@ -126,6 +127,23 @@ async def test_a_job_keeps_what_is_known_of_it(
     assert completed["progress"] == 1.0
     assert completed["finished_at"] == failed["finished_at"] > completed["created_at"]
     assert (pending["finished_at"], requeued["finished_at"]) == (None, None)
+
+
+async def test_a_job_with_an_id_of_the_original_is_one_to_go_on_with(
+    empty_engine: AsyncEngine, sessions: Sessions
+) -> None:
+    """It made random UUIDs, where this library's own are in the order of time."""
+    job_ids = [str(uuid.uuid4()) for _ in range(20)]
+    await create_original(empty_engine)
+    await insert(empty_engine, "download_jobs", *map(job, job_ids))
+
+    await adopt(empty_engine)
+
+    async with sessions.begin() as db:
+        added = await crud.create_download_jobs(db, ["new"])
+    await drain(sessions)
+    for job_id in [*job_ids, *added]:
+        assert (await stored_row(sessions, job_id))["status"] == "completed"
 
 
 async def test_adopting_twice_changes_nothing(
