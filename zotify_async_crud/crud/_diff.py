@@ -17,8 +17,11 @@ GAP: Final = 2**40
 A million of them are still far from the end of 64 bits.
 """
 
-_ROOM: Final = 2**16
-"""How far apart rows are at least where they had to be spread anew."""
+_ROOM: Final = 2**20
+"""How far apart rows are at least where they had to be spread anew, for each that was.
+
+The more had to move, the more can come between them until they have to again.
+"""
 
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
@@ -163,7 +166,7 @@ def _fill(places: list[int | None], start: int, stop: int, taken: set[int]) -> i
         start, stop = max(0, start - more), _end_of_unknown(places, stop + more)
         taken.update(place for place in places[start:stop] if place is not None)
         places[start:stop] = [None] * (stop - start)
-        least = _ROOM
+        least = min(GAP, _ROOM * (stop - start))  # a whole list has no more
     places[start:stop] = found
     return stop
 
