@@ -47,7 +47,7 @@ def _take_anyway(seen: Any, lease: Any) -> Any:
     return (
         update(sql.TOKENS)
         .values(lease_version=sql.TOKENS.c.lease_version + 1)
-        .returning(sql.TOKENS.c.lease_version)
+        .returning(sql.TOKENS.c.lease_version, sql.NOW)
     )
 
 
