@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from benchmarks import overhead, pickup, streaming, upgrade
+from benchmarks import importing, overhead, pickup, streaming, upgrade
 from benchmarks.databases import Databases, databases
 from benchmarks.playlists import sync
 from benchmarks.queue import backlog, drain, enqueue, idle, latency, single
@@ -15,6 +15,7 @@ from benchmarks.report import Report
 
 SUBJECTS: Final[dict[str, Callable[[Databases, Report], Awaitable[None]]]] = {
     "playlist_sync": sync.run,
+    "import": importing.run,
     "overhead": overhead.run,
     "streaming": streaming.run,
     "pickup": pickup.run,

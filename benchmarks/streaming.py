@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -18,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from benchmarks.databases import BOTH, Database, Databases
 from benchmarks.figures import Ratio, timed
+from benchmarks.memory import peak_memory
 from benchmarks.report import Report
 from zotify_async_crud import crud, database
 from zotify_async_crud.crud._pages import encode_key
@@ -154,17 +153,7 @@ async def _read(way: str, url: str) -> dict[str, float]:
             jobs, checksum, before = jobs + 1, checksum + number * (number < before), number
     seconds = time.perf_counter() - started
     await engine.dispose()
-    return {"jobs": jobs, "checksum": checksum, "seconds": seconds, "peak": _peak()}
-
-
-def _peak() -> float:
-    """Return the most memory that this process held, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage begins with what the parent held when it forked
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return {"jobs": jobs, "checksum": checksum, "seconds": seconds, "peak": peak_memory()}
 
 
 async def _pages(filled: Database, report: Report) -> list[list[object]]:
