@@ -70,6 +70,41 @@ async def test_several_syncs_in_one_transaction_deadlock_in_the_callers_order(
 
 
 @only_postgresql
+async def test_tracks_and_their_playlist_in_one_transaction_deadlock_with_a_sync(
+    url: str, sessions: Sessions
+) -> None:
+    """The control: each has written first what the other one needs."""
+
+    async def end() -> None:
+        await crud.sync_playlists(db, [playlist_data("p", ["a"])])
+        await db.commit()
+
+    async with sessions() as db:
+        await crud.upsert_tracks(db, [TrackData(id="a", name="Name")])
+        syncing = asyncio.create_task(add_playlist(sessions, "p", track_ids=["a"]))
+        await until_waiting_for_lock(url)
+        ends = await asyncio.gather(end(), syncing, return_exceptions=True)
+    assert [type(each) for each in ends if isinstance(each, Exception)] == [TransactionConflict]
+
+
+@only_postgresql
+async def test_a_sync_and_a_deletion_in_one_transaction_deadlock_with_another_such_one(
+    sessions: Sessions,
+) -> None:
+    """The control: each waits for the other's sync to end."""
+    both_synced = asyncio.Barrier(2)
+
+    async def sync_and_delete(playlist_id: str) -> None:
+        async with sessions.begin() as db:
+            await crud.create_or_update_playlist(db, playlist_id, "Focus", [playlist_id])
+            await both_synced.wait()
+            await crud.delete_playlist(db, "other")
+
+    ends = await asyncio.gather(*map(sync_and_delete, "pq"), return_exceptions=True)
+    assert [type(each) for each in ends if isinstance(each, Exception)] == [TransactionConflict]
+
+
+@only_postgresql
 async def test_a_sync_does_not_lose_a_track_to_the_deletion_of_orphans(
     url: str, sessions: Sessions
 ) -> None:

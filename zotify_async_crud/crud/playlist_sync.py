@@ -59,7 +59,8 @@ async def create_or_update_playlist(
         TransactionRequired: The session commits each statement, so that others would see the parts,
             or its isolation level is above READ COMMITTED, so that it would not see what the sync
             that it waited for has written.
-        TransactionConflict: In a transaction with several syncs, another such one was in the way.
+        TransactionConflict: This transaction, or another one, consists of several such calls, and
+            each of the two held what the other waited for.
     """
     database_of(db)
     wanted = check.playlist(playlist_id, playlist_name, track_ids)
@@ -83,7 +84,8 @@ async def sync_playlists(
         TransactionRequired: The session commits each statement, so that others would see the parts,
             or its isolation level is above READ COMMITTED, so that it would not see what the sync
             that it waited for has written.
-        TransactionConflict: In a transaction with several syncs, another such one was in the way.
+        TransactionConflict: This transaction, or another one, consists of several such calls, and
+            each of the two held what the other waited for.
     """
     database_of(db)
     wanted = check.playlists(playlists)

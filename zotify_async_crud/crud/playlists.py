@@ -59,6 +59,8 @@ async def delete_playlist(db: AsyncSession, playlist_id: str) -> bool:
 
     Raises:
         TransactionRequired: The session commits each statement, so that others would see the parts.
+        TransactionConflict: This transaction, or another one, consists of several such calls, and
+            each of the two held what the other waited for.
     """
     database = database_of(db)
     if not check.findable(playlist_id, "playlist_id"):
@@ -74,6 +76,8 @@ async def clear_all_playlists_and_tracks(db: AsyncSession) -> None:
 
     Raises:
         TransactionRequired: The session commits each statement, so that others would see the parts.
+        TransactionConflict: This transaction, or another one, consists of several such calls, and
+            each of the two held what the other waited for.
     """
     await lock_out_syncs(db)
     for statement in sql.clear_all_playlists_and_tracks():

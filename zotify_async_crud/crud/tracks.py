@@ -37,7 +37,11 @@ async def upsert_tracks(db: AsyncSession, tracks: Sequence[TrackData]) -> int:
 
     What is None leaves what is stored as it is, and what is not replaces it. Of a track that is
     given several times the last value counts. ``Track`` objects that the session has loaded before
-    stay as they are.
+    stay as they are. Syncs that need these tracks wait for the transaction: let it not sync itself.
+
+    Raises:
+        TransactionConflict: This transaction, or another one, consists of several such calls, and
+            each of the two held what the other waited for.
     """
     database = database_of(db)
     given = check.tracks(tracks)
@@ -60,6 +64,8 @@ async def delete_orphan_tracks(db: AsyncSession, *, limit: int) -> int:
 
     Raises:
         TransactionRequired: The session commits each statement, so that nothing could wait.
+        TransactionConflict: This transaction, or another one, consists of several such calls, and
+            each of the two held what the other waited for.
     """
     database_of(db)
     size = check.validated("limit", check.DELETED_AT_ONCE, limit)
