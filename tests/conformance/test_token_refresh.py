@@ -90,6 +90,17 @@ async def _values(sessions: Sessions) -> tuple[str, str]:
     return token.access_token, token.refresh_token
 
 
+async def _asking(
+    sessions: Sessions, endpoint: Endpoint, lease: dt.timedelta = HOUR
+) -> asyncio.Task[SpotifyToken]:
+    """Return a caller whose refresh is under way, and is not answered yet."""
+    await add_token(sessions, expires_at=EPOCH)
+    endpoint.may_answer.clear()
+    caller = asyncio.create_task(get_valid_spotify_token(sessions, endpoint, lease=lease))
+    await endpoint.was_asked.wait()
+    return caller
+
+
 async def test_a_token_that_is_good_is_returned_without_asking(
     sessions: Sessions, endpoint: Endpoint
 ) -> None:
@@ -363,10 +374,7 @@ async def test_the_life_of_a_token_counts_from_before_it_was_asked_for(
     sessions: Sessions, endpoint: Endpoint
 ) -> None:
     """However long the answer took, and the storing of it."""
-    await add_token(sessions, expires_at=EPOCH)
-    endpoint.may_answer.clear()
-    asking = asyncio.create_task(get_valid_spotify_token(sessions, endpoint, lease=HOUR / 60))
-    await endpoint.was_asked.wait()
+    asking = await _asking(sessions, endpoint, lease=HOUR / 60)
     ends = (await _stored(sessions)).lease_expires_at
     assert ends is not None
     endpoint.may_answer.set()
@@ -408,10 +416,7 @@ async def test_a_refresh_goes_on_when_its_caller_is_cancelled(
     sessions: Sessions, endpoint: Endpoint
 ) -> None:
     """Its answer may be the only refresh token that still holds, and the next caller gets it."""
-    await add_token(sessions, expires_at=EPOCH)
-    endpoint.may_answer.clear()
-    caller = asyncio.create_task(get_valid_spotify_token(sessions, endpoint))
-    await endpoint.was_asked.wait()
+    caller = await _asking(sessions, endpoint)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
@@ -426,10 +431,7 @@ async def test_a_program_that_ends_can_wait_for_what_its_callers_left(
     sessions: Sessions, endpoint: Endpoint
 ) -> None:
     """The end of the event loop would break it off."""
-    await add_token(sessions, expires_at=EPOCH)
-    endpoint.may_answer.clear()
-    caller = asyncio.create_task(get_valid_spotify_token(sessions, endpoint))
-    await endpoint.was_asked.wait()
+    caller = await _asking(sessions, endpoint)
     caller.cancel()
     finishing = asyncio.create_task(token_refresh.finish_refreshes())
     await asyncio.wait([caller])
@@ -442,10 +444,7 @@ async def test_a_program_that_ends_can_wait_for_what_its_callers_left(
 
 async def test_a_login_during_a_refresh_wins(sessions: Sessions, endpoint: Endpoint) -> None:
     """What the refresh answers belongs to a login that is over, and is dropped."""
-    await add_token(sessions, expires_at=EPOCH)
-    endpoint.may_answer.clear()
-    asking = asyncio.create_task(get_valid_spotify_token(sessions, endpoint))
-    await endpoint.was_asked.wait()
+    asking = await _asking(sessions, endpoint)
     await add_token(sessions, access_token="access-2", refresh_token="refresh-2")
     endpoint.may_answer.set()
 
@@ -458,10 +457,7 @@ async def test_a_logout_during_a_refresh_stays_one(
     sessions: Sessions, endpoint: Endpoint, *, logs_in_again: bool
 ) -> None:
     """Nor does the answer overwrite the login of another user after it."""
-    await add_token(sessions, expires_at=EPOCH)
-    endpoint.may_answer.clear()
-    asking = asyncio.create_task(get_valid_spotify_token(sessions, endpoint))
-    await endpoint.was_asked.wait()
+    asking = await _asking(sessions, endpoint)
     async with sessions.begin() as db:
         await crud.delete_spotify_token(db)
     if logs_in_again:
@@ -736,10 +732,7 @@ async def test_an_answer_that_cannot_be_stored_is_told_and_logged(
     sessions: Sessions, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where nobody waits for it any more; neither shows a secret."""
-    await add_token(sessions, expires_at=EPOCH)
-    endpoint.may_answer.clear()
-    asking = asyncio.create_task(get_valid_spotify_token(sessions, endpoint))
-    await endpoint.was_asked.wait()
+    asking = await _asking(sessions, endpoint)
     await _rename(sessions, "spotify_tokens", "away")
     endpoint.may_answer.set()
     with pytest.raises(SchemaMismatch) as caught:

@@ -74,7 +74,7 @@ def hold_spotify_token() -> Executable:
 def log_in(database: Database, new: SpotifyTokenData, login_id: str) -> Executable:
     """Insert the token as that of a new login, or overwrite it."""
     insertion = database.insert(SpotifyToken).values(
-        id=1, login_id=login_id, refresh_token=new.refresh_token, **_values(new)
+        id=1, login_id=login_id, refresh_token=new.refresh_token, **_values(new, _expiry(new))
     )
     given = insertion.excluded
     overwritten = {
@@ -91,7 +91,12 @@ def overwrite(new: SpotifyTokenData, refresh_token: str, login_id: str) -> Execu
     return (
         update(SpotifyToken)
         .where(_THE_TOKEN)
-        .values(refresh_token=refresh_token, login_id=login_id, **_kept(new), **_OUTDATING_LEASES)
+        .values(
+            refresh_token=refresh_token,
+            login_id=login_id,
+            **_kept(new, _expiry(new)),
+            **_OUTDATING_LEASES,
+        )
         .returning(SpotifyToken)
         .execution_options(**_NO_SYNC)
     )
@@ -145,11 +150,10 @@ def refresh(lease: Lease, new: SpotifyTokenData) -> Executable:
         "refresh_token": new.refresh_token or lease.refresh_token,
         "version": lease.version,
         "lease_expires_at": case((is_last, null()), else_=TOKENS.c.lease_expires_at),
-        **_kept(new),
-        **_STORED,
+        **_kept(new, new.expires_at or lease.taken_at + (new.expires_in or dt.timedelta())),
         # an answer may come late, and be stored later
+        **_STORED,
         "updated_at": lease.taken_at,
-        "expires_at": new.expires_at or lease.taken_at + (new.expires_in or dt.timedelta()),
     }
     is_newer = TOKENS.c.version < lease.version
     return update(TOKENS).where(_is_login(lease.login_id), is_newer).values(values)
@@ -177,18 +181,18 @@ def _is_login(login_id: str) -> ColumnElement[bool]:
     return (TOKENS.c.id == 1) & (TOKENS.c.login_id == login_id)
 
 
-def _values(new: SpotifyTokenData) -> dict[str, Any]:
+def _values(new: SpotifyTokenData, expires_at: Any) -> dict[str, Any]:
     return {
         "access_token": new.access_token,
-        "expires_at": _expiry(new),
+        "expires_at": expires_at,
         "scope": new.scope,
         "token_type": new.token_type,
     }
 
 
-def _kept(new: SpotifyTokenData) -> dict[str, Any]:
+def _kept(new: SpotifyTokenData, expires_at: Any) -> dict[str, Any]:
     """Return the values but those that are not given, which stay as they are stored."""
-    return {key: value for key, value in _values(new).items() if value is not None}
+    return {key: value for key, value in _values(new, expires_at).items() if value is not None}
 
 
 def _expiry(new: SpotifyTokenData) -> Any:
