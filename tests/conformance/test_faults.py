@@ -22,10 +22,12 @@ from tests.support.factories import (
     Sessions,
     add_job,
     new_job,
+    statements_sent,
     stored_job,
     token_data,
 )
 from tests.support.faults import (
+    apart,
     begin_deferred,
     file_of,
     is_sqlite,
@@ -38,6 +40,7 @@ from tests.support.faults import (
 )
 from tests.support.postgresql import EmbeddedServer
 from zotify_async_crud import crud, database, migrations
+from zotify_async_crud._dialects.postgresql import CHANNEL
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -47,6 +50,7 @@ from zotify_async_crud.errors import (
     SchemaMismatch,
     TransactionConflict,
 )
+from zotify_async_crud.events import notifying
 from zotify_async_crud.models import DownloadJob, PlaylistTrack
 from zotify_async_crud.schemas import DownloadJobStatus
 
@@ -449,16 +453,52 @@ async def test_a_transaction_that_has_failed_says_so_in_sqlalchemys_words(
 # a server crashes
 
 
-@pytest.fixture
-def crashing_server() -> Iterator[EmbeddedServer]:
-    """A server of this test's own."""
+@contextlib.contextmanager
+def own_server(*settings: str) -> Iterator[EmbeddedServer]:
+    """Run a server of one test's own."""
     with tempfile.TemporaryDirectory(prefix="zpg-") as folder:
-        server = EmbeddedServer(Path(folder))
+        server = EmbeddedServer(Path(folder), ("-c", "fsync=off", *settings))
         server.start()
         try:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture
+def crashing_server() -> Iterator[EmbeddedServer]:
+    """A server of this test's own."""
+    with own_server() as server:
+        yield server
+
+
+async def test_jobs_are_enqueued_while_the_queue_of_notifications_is_full() -> None:
+    """Somebody who listens and keeps a transaction open fills it, in any database of the server."""
+    with own_server("-c", "max_notify_queue_pages=64") as server:
+        async with sessions_at(server.url) as sessions, apart(server.url) as listener:
+            engine: AsyncEngine = sessions.kw["bind"]
+            await migrations.upgrade(engine)
+            heard = asyncio.Event()
+            driver: Any = (await listener.get_raw_connection()).driver_connection
+            await driver.add_listener(CHANNEL, lambda *_: heard.set())
+            async with notifying(engine):
+                await add_job(sessions)
+                await heard.wait()
+                async with driver.transaction():
+                    await driver.execute("SELECT 1")
+                    await _fill_notifications(server.url)
+                    with statements_sent(engine) as sent:
+                        while not any("INSERT" in s and "pg_notify" in s for s, _ in sent):
+                            await add_job(sessions)
+
+
+async def _fill_notifications(url: str) -> None:
+    fill = "SELECT pg_notify('elsewhere', repeat('x', :size) || n) FROM generate_series(1, 50) AS n"
+    async with apart(url) as filler:
+        for size in (7_990, 1):  # until not even a short one fits
+            with pytest.raises(sa_exc.DBAPIError, match="too many notifications"):
+                while True:
+                    await filler.execute(text(fill), {"size": size})
 
 
 async def test_jobs_that_were_acknowledged_survive_a_crash_of_the_server(
