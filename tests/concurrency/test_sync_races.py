@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from tests.concurrency.sync_storm import PLAYLISTS, Storm, version
+from tests.concurrency.sync_storm import Storm
 from tests.support.factories import (
     Sessions,
     add_playlist,
@@ -49,24 +49,16 @@ async def test_several_syncs_in_one_transaction_deadlock_in_the_callers_order(
     sessions: Sessions,
 ) -> None:
     """The control: playlists that are held one after the other, and not by their ids."""
+    both_hold_one = asyncio.Barrier(2)
 
-    async def sync(stamp: int, order: tuple[str, ...]) -> None:
+    async def sync(first: str, second: str) -> None:
         async with sessions.begin() as db:
-            for each in (version(stamp, playlist_id) for playlist_id in order):
-                await crud.create_or_update_playlist(db, each.id, each.name, each.track_ids)
+            await crud.create_or_update_playlist(db, first, "Focus", [])
+            await both_hold_one.wait()
+            await crud.create_or_update_playlist(db, second, "Focus", [])
 
-    async def sync_in_both_orders() -> None:
-        for number in range(5):
-            async with asyncio.TaskGroup() as tasks:
-                for task in range(4):
-                    order = PLAYLISTS if task % 2 else PLAYLISTS[::-1]
-                    tasks.create_task(sync(number * 10 + task, order))
-
-    with pytest.raises(ExceptionGroup) as failures:
-        await sync_in_both_orders()
-    deadlocks, others = failures.value.split(TransactionConflict)
-    assert others is None
-    assert deadlocks is not None
+    ends = await asyncio.gather(sync("p", "q"), sync("q", "p"), return_exceptions=True)
+    assert [type(each) for each in ends if isinstance(each, Exception)] == [TransactionConflict]
 
 
 @only_postgresql
@@ -274,17 +266,26 @@ async def test_the_order_in_which_new_rows_are_given_makes_no_deadlock(
 async def test_new_rows_that_are_not_sorted_deadlock(
     monkeypatch: pytest.MonkeyPatch, url: str, sessions: Sessions, what: str
 ) -> None:
-    """The control: the same, written in an order that each happens to have."""
+    """The control: each of two has written one end of the same rows, and waits in the middle."""
 
-    def unsorted(rows: Iterable[Any], **_: object) -> list[Any]:
-        shuffled = list(rows)
-        random.shuffle(shuffled)
-        return shuffled
+    def in_the_tasks_order(rows: Iterable[Any], **by: Any) -> list[Any]:
+        task = asyncio.current_task()
+        return sorted(rows, **by, reverse=task is not None and task.get_name() == "descending")
 
     for module in (playlist_sync, tracks):
-        monkeypatch.setattr(module, "sorted", unsorted, raising=False)
-    errors: list[BaseException] = []
-    async with asyncio.timeout(100):
-        while not errors:
-            errors = await write_in_many_orders(url, sessions, what)
-    assert {type(error) for error in errors} == {TransactionConflict}
+        monkeypatch.setattr(module, "sorted", in_the_tasks_order, raising=False)
+
+    async def write(task: int, keys: list[str]) -> None:
+        async with sessions.begin() as db:
+            await WRITING_NEW_ROWS[what](task, keys)(db)
+
+    async with sessions() as db:
+        await WRITING_NEW_ROWS[what](0, ["m"])(db)
+        writing = [
+            asyncio.create_task(write(number, ["a", "m", "z"]), name=order)
+            for number, order in enumerate(("ascending", "descending"), 1)
+        ]
+        await until_waiting_for_lock(url, sessions=2)
+        await db.rollback()
+    ends = await asyncio.gather(*writing, return_exceptions=True)
+    assert [type(each) for each in ends if isinstance(each, Exception)] == [TransactionConflict]
