@@ -66,16 +66,17 @@ async def test_the_lease_of_a_job_is_renewed_as_long_as_it_runs(
     async with an_engine(url) as engine:
         others = WorkerPool(database.create_session_factory(engine), Held(), lease=LEASE / 4)
         pool = WorkerPool(sessions, handler, lease=LEASE)
-        async with running(pool) as run, running(others) as rescuing:
-            job = await handler.next()
+        async with running(pool) as run:
+            job = await handler.next()  # before the others can
 
             async def has_outlived_its_first_lease() -> bool:
                 ends = await lease_of(sessions, job_id)
                 return ends > job.claim.lease_expires_at + dt.timedelta(seconds=LEASE)
 
-            await until(has_outlived_its_first_lease)
-            handler.let_go()
-            await until_status(sessions, job_id, COMPLETED)
+            async with running(others) as rescuing:
+                await until(has_outlived_its_first_lease)
+                handler.let_go()
+                await until_status(sessions, job_id, COMPLETED)
     assert run.result() == Counts(claimed=1, completed=1)
     assert rescuing.result() == Counts()
     assert (await stored_job(sessions, job_id)).attempt == 1
