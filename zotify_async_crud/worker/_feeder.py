@@ -19,10 +19,10 @@ from zotify_async_crud.worker._slots import Slots
 
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
 
-_AHEAD: Final = 0.02
+_AHEAD: Final = 0.03
 """Seconds of work that may be claimed ahead of free slots, beside what an exchange takes."""
 
-_MOST_AHEAD: Final = 800
+_MOST_AHEAD: Final = 2_000
 """Jobs that may be claimed ahead, however short they are."""
 
 _SOON: Final = 1.0
