@@ -42,8 +42,9 @@ PLAYLIST: Final[Types] = {"id": String(), "name": Text(), "snapshot_id": Text()}
 # The playlist comes first, so that it is a column also where it is always the same. As a parameter
 # it would make PostgreSQL expect one row, and go through all that is given for each that it finds.
 PLACE: Final[Types] = {"playlist_id": String(), "position": BigInteger()}
-ENTRY: Final[Types] = {**PLACE, "track_id": String()}
 MOVE: Final[Types] = {**PLACE, "new_position": BigInteger()}
+# nothing is looked for here, and all may be of one playlist
+ENTRY: Final[Types] = {"position": BigInteger(), "track_id": String(), "playlist_id": String()}
 
 
 class Query(NamedTuple):

@@ -222,5 +222,5 @@ def entries(found: Iterable[Row[Any]], ledger: Ledger) -> Iterator[Values]:
             elif row.track_id is None:
                 reader.note("track_id", "names no track: the entry is left out", playlist_id)
             else:
-                yield playlist_id, next(positions), row.track_id
+                yield next(positions), row.track_id, playlist_id
                 ledger.note(f"{ASSOCIATION} has no order: tracks come as they were stored")

@@ -54,6 +54,8 @@ def diff(positions: Sequence[int], stored: Sequence[str], wanted: Sequence[str])
     """
     if stored == wanted:
         return Diff([], [], [])
+    if not stored:
+        return Diff([], [], [(GAP * place, item) for place, item in enumerate(wanted)])
     kept = _kept(stored, wanted)
     spare = _spare(stored, kept)
     sources = [

@@ -184,7 +184,7 @@ async def _write_entries(db: AsyncSession, changes: list[_Change]) -> None:
     database = database_of(db)
     removed = [(each.wanted.id, place) for each in changes for place in each.entries.removed]
     moved = [(each.wanted.id, *places) for each in changes for places in each.entries.moved]
-    added = [(each.wanted.id, *entry) for each in changes for entry in each.entries.added]
+    added = [(*entry, each.wanted.id) for each in changes for entry in each.entries.added]
     if removed or moved or added:
         await on_connection(db, database.plan_afresh)
     if removed:
