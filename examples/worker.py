@@ -21,6 +21,7 @@ def downloader(seconds: float) -> Handler:
     """Return a handler that takes so long for a track, and downloads nothing: put yours here."""
 
     async def download(job: JobContext) -> None:
+        LOG.info("downloading %s", job.track_id)
         for percent in range(0, 100, 10):
             if job.cancel_requested:
                 raise Discard("cancelled")

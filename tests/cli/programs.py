@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import os
 import pty
@@ -18,6 +19,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.support.factories import Sessions, create_job
 from tests.support.secrets import KEYS
 from zotify_async_crud import crud, database
 from zotify_async_crud.schemas import DownloadJobStatus
@@ -138,6 +140,14 @@ def small_export(folder: Path, tracks: int = 12) -> Path:
     (path / "Playlist1.json").write_text(json.dumps({"playlists": playlists}))
     (path / "YourLibrary.json").write_text(json.dumps({"tracks": library}))
     return path
+
+
+async def leave_one_for_later(sessions: Sessions) -> str:
+    """Enqueue the first track of the export above for much later, so that no demo ends before."""
+    async with sessions.begin() as db:
+        await crud.get_or_create_track(db, f"{0:022}", "Song 00")
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    return (await create_job(sessions, f"{0:022}", available_at=later)).job_id
 
 
 async def wait_for_completed_jobs(engine: AsyncEngine, count: int, process: Running) -> None:

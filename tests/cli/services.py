@@ -64,7 +64,10 @@ class Service:
         """Wait until *text* stands in its output so many times."""
 
         async def is_written() -> bool:
-            return self.output.count(text) >= times or self._fails()
+            goes_on = self.process.poll() is None  # first: what it wrote before it ended counts
+            found = self.output.count(text) >= times
+            assert found or goes_on, self.output
+            return found
 
         await until(is_written)
 
@@ -73,14 +76,11 @@ class Service:
         path = self._folder / f"{track_id}.begun"
 
         async def has_begun() -> bool:
-            return (path.exists() and path.read_text() != "") or self._fails()
+            assert self.process.poll() is None, self.output
+            return path.exists() and path.read_text() != ""
 
         await until(has_begun)
         return int(path.read_text())
-
-    def _fails(self) -> bool:
-        assert self.process.poll() is None, self.output
-        return False
 
     def let_go(self) -> None:
         """Let ``hold`` end."""

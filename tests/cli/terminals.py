@@ -32,8 +32,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 class Terminal:
     """A terminal on which the program runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], end: int, columns: int, rows: int) -> None:
-        self.process, self._end = process, end
+    def __init__(
+        self, process: subprocess.Popen[bytes], end: int, before: list[Any], columns: int, rows: int
+    ) -> None:
+        self.process, self._end, self.before = process, end, before
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         self.drawn = bytearray()
@@ -58,7 +60,7 @@ class Terminal:
     @property
     def modes(self) -> list[Any]:
         """How the terminal treats keys."""
-        return termios.tcgetattr(self._end)[:4]
+        return modes(self._end)
 
     def press(self, keys: str) -> None:
         """Press keys, one after the other."""
@@ -89,7 +91,8 @@ class Terminal:
     async def ends(self) -> int:
         """Wait until the program has ended, and return its exit code."""
         code = await asyncio.to_thread(self.process.wait, TIMEOUT)
-        self._read()
+        while self._read():  # a part at a time, until it tells that nobody writes any more
+            pass
         return code
 
     def close(self) -> None:
@@ -99,7 +102,7 @@ class Terminal:
         self.process.kill()
         self.process.wait()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
         chunk = b""
         with contextlib.suppress(OSError):  # EIO is how Linux tells that the other end is closed
             chunk = os.read(self._end, 65_536)
@@ -108,6 +111,7 @@ class Terminal:
             self._stream.feed(chunk)
         else:
             asyncio.get_running_loop().remove_reader(self._end)
+        return bool(chunk)
 
 
 @contextlib.contextmanager
@@ -117,6 +121,7 @@ def terminal(
     """Run the program on a terminal, which is its standard input unless *stdin* is."""
     end, theirs = pty.openpty()
     set_size(end, columns, rows)
+    before = modes(end)  # before the program can change them
     process = subprocess.Popen(
         [sys.executable, "-c", _IN_FOREGROUND, *PROGRAM, *arguments],
         cwd=folder,
@@ -127,11 +132,16 @@ def terminal(
         start_new_session=True,
     )
     os.close(theirs)
-    shown = Terminal(process, end, columns, rows)
+    shown = Terminal(process, end, before, columns, rows)
     try:
         yield shown
     finally:
         shown.close()
+
+
+def modes(end: int) -> list[Any]:
+    """Return how a terminal treats keys."""
+    return termios.tcgetattr(end)[:4]
 
 
 def set_size(end: int, columns: int, rows: int) -> None:

@@ -54,8 +54,11 @@ async def plain(url: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def test_a_healthy_database_passes_every_check(shell: Shell) -> None:
+def test_a_healthy_database_passes_every_check(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For people in lines, and for scripts in an array."""
+    monkeypatch.setattr(postgresql_diagnosis, "_PATIENCE", 60.0)
     found = shell.json("doctor")
     own = ON_SQLITE if shell.url.startswith("sqlite") else ON_POSTGRESQL
     assert verdicts(found) == dict.fromkeys([*ON_BOTH, *own], "ok")
@@ -283,9 +286,10 @@ def test_a_damaged_file_is_told(shell: Shell, tmp_path: Path) -> None:
     [(0.0, Verdict.OK), (3_600.0, Verdict.WARNING), (-3_600.0, Verdict.WARNING)],
 )
 async def test_a_clock_that_goes_wrong_is_told(
-    engine: AsyncEngine, ahead: float, verdict: Verdict
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, ahead: float, verdict: Verdict
 ) -> None:
     """By how much."""
+    monkeypatch.setattr(postgresql_diagnosis, "_CLOCKS", 600.0)  # here one stands still
     async with engine.connect() as connection:
         epoch = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS float)")
         server: float = (await connection.execute(epoch)).scalar_one()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import json
 import os
 import subprocess
@@ -148,7 +149,11 @@ async def test_one_whose_parent_is_gone_ends_in_good_order(
 ) -> None:
     """Its input ends with the parent. It completes what it has begun, and leaves the rest."""
     async with sessions.begin() as db:
-        await crud.create_download_jobs(db, [new_job(f"t{number}") for number in range(500)])
+        # the last one keeps it from ending by itself
+        later = new_job("later", available_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
+        await crud.create_download_jobs(
+            db, [*(new_job(f"t{number}") for number in range(500)), later]
+        )
     process = start(worker(url))
     await wait_for_completed_jobs(engine, 10, process)
     assert process.communicate(timeout=TIMEOUT) == ("ready\n", "")

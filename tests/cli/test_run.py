@@ -31,6 +31,7 @@ def fail_attempts(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
     monkeypatch.setattr(_downloads, "stand_in_handler", lambda _: download)
     monkeypatch.setattr(_downloads, "BACKOFF", lambda _: 0.0)
+    monkeypatch.setattr(_downloads, "LEASE", 600.0)  # no attempt ends by itself
 
 
 @pytest.fixture
@@ -140,7 +141,8 @@ async def test_the_jobs_of_a_dead_worker_are_waited_for(
     assert summary.jobs.completed == TRACKS + 1
     assert summary.failed_attempts >= 1
     found = await stored_job(sessions, job.job_id)
-    assert (found.status, found.attempt) == (DownloadJobStatus.COMPLETED, 2)
+    assert found.status is DownloadJobStatus.COMPLETED
+    assert found.attempt >= 2
 
 
 async def test_jobs_in_progress_without_a_lease_are_left_alone(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cli.programs import run_on_terminal, small_export
-from zotify_async_crud import crud, database
+from tests.cli.programs import leave_one_for_later, run_on_terminal, small_export
+from zotify_async_crud import crud, database, migrations
 from zotify_async_crud.schemas import DownloadQueueStats
 
 
@@ -38,6 +38,7 @@ def test_a_terminal_without_cursor_gets_plain_lines(tmp_path: Path) -> None:
 async def test_ctrl_c_stops_all_processes(tmp_path: Path) -> None:
     """They give back what they have, and nothing of theirs is drawn."""
     export = small_export(tmp_path, 400)
+    await leave_one_in(f"sqlite:///{tmp_path}/zotify-demo.db")
     arguments = ("demo", "--export", str(export), "--processes", "2", "--workers", "1")
     code, drawn = run_on_terminal(tmp_path, *arguments, at=r"Download.* [1-9]\d*/400")
     assert code == 130
@@ -47,6 +48,14 @@ async def test_ctrl_c_stops_all_processes(tmp_path: Path) -> None:
     stats = await queue_stats(f"sqlite:///{tmp_path}/zotify-demo.db")
     assert stats.in_progress == 0
     assert 0 < stats.pending + stats.scheduled < 400
+
+
+async def leave_one_in(url: str) -> None:
+    """Make a database in which a job is left over, so that the demo does not end by itself."""
+    engine = database.create_engine(url)
+    await migrations.upgrade(engine)
+    await leave_one_for_later(database.create_session_factory(engine))
+    await engine.dispose()
 
 
 async def queue_stats(url: str) -> DownloadQueueStats:

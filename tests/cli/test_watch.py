@@ -43,7 +43,6 @@ async def test_it_shows_what_runs(url: str, sessions: Sessions, tmp_path: Path) 
     pool = WorkerPool(sessions, held, worker_id="worker-7", concurrency=3, lease=60)
     await enqueue(sessions, 5)
     with watching(tmp_path, url) as screen:
-        before = screen.modes
         await screen.until_shown("Pending 5", "In progress 0")
         async with running(pool):
             jobs = [await held.next() for _ in range(3)]
@@ -53,10 +52,10 @@ async def test_it_shows_what_runs(url: str, sessions: Sessions, tmp_path: Path) 
             held.let_go()
             await screen.until_shown("Pending 0", "Completed in the last minute 5", "0.1/s")
             await screen.until_gone("Running")
-        assert screen.modes != before
+        assert screen.modes != screen.before
         screen.press("x?q")
         assert await screen.ends() == 0
-        assert screen.modes == before
+        assert screen.modes == screen.before
         assert screen.drawn.count(LEAVES) == 1
         assert b"Traceback" not in screen.drawn
 
@@ -66,14 +65,13 @@ async def test_it_shows_what_runs(url: str, sessions: Sessions, tmp_path: Path) 
 async def test_a_signal_ends_it_like_q(url: str, tmp_path: Path, how: str | signal.Signals) -> None:
     """Its exit code is 0, as with other programs that show until they are told to stop."""
     with watching(tmp_path, url) as screen:
-        before = screen.modes
         await screen.until_shown("Pending 0", "q quits")
         if isinstance(how, str):
             screen.press(how)
         else:
             screen.process.send_signal(how)
         assert await screen.ends() == 0
-        assert screen.modes == before
+        assert screen.modes == screen.before
         assert screen.drawn.count(LEAVES) == 1
 
 
@@ -116,9 +114,8 @@ async def test_keys_may_come_from_elsewhere(url: str, tmp_path: Path) -> None:
     """Without a terminal as its input, it goes on until a signal comes."""
     arguments = ("watch", "--database-url", url)
     with terminal(tmp_path, *arguments, stdin=subprocess.DEVNULL) as screen:
-        before = screen.modes
         await screen.until_shown("Pending 0")
-        assert screen.modes == before
+        assert screen.modes == screen.before
         screen.press("\x03")
         assert await screen.ends() == 0
 

@@ -86,6 +86,8 @@ async def test_a_signal_lets_the_jobs_end_that_have_begun(
     for pid in workers - {service.process.pid}:
         os.kill(pid, signal.SIGTERM)
     await service.ask_to_stop(signal.SIGTERM)
+    if processes > 1:  # each has heard of it
+        await service.until_written(" ending\n", times=processes)
     service.let_go()
     assert await service.ends() == 0
     assert await statuses(sessions) == {"completed": processes, "pending": 1}
@@ -117,7 +119,7 @@ async def test_a_process_that_is_killed_is_replaced(sessions: Sessions, work: St
     (job_id,) = await enqueue(sessions)
     service = work("die_at_first", "--processes", "2", "--lease", str(LEASE))
     job = await until_status(sessions, job_id, DownloadJobStatus.COMPLETED)
-    assert job.attempt == 2
+    assert job.attempt >= 2  # a short lease may be over again
     await service.until_written(" started: ", times=3)
     await service.ask_to_stop()
     assert await service.ends() == 0

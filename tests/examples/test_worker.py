@@ -14,7 +14,6 @@ from typing import TypeAlias
 import pytest
 
 from tests.support.factories import Sessions, add_job, stored_job
-from zotify_async_crud import models
 from zotify_async_crud.schemas import DownloadJobStatus
 
 CHECKOUT = Path(__file__).parents[2]
@@ -60,23 +59,13 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def until_in_progress(sessions: Sessions, job: models.DownloadJob) -> None:
-    """Wait until a worker has begun with *job*."""
+async def until_written(log: Path, text: str) -> None:
+    """Wait until *text* stands in the log."""
 
-    async def in_progress() -> bool:
-        found = await stored_job(sessions, job.job_id)
-        return found.status is DownloadJobStatus.IN_PROGRESS
+    async def is_written() -> bool:
+        return text in written(log)
 
-    await until(in_progress)
-
-
-async def until_stopping(log: Path) -> None:
-    """Wait until the service has heard that it is to stop."""
-
-    async def stopping() -> bool:
-        return "stopping" in written(log)
-
-    await until(stopping)
+    await until(is_written)
 
 
 async def test_a_signal_lets_the_downloads_end(
@@ -84,8 +73,8 @@ async def test_a_signal_lets_the_downloads_end(
 ) -> None:
     """Its exit code is 0, and the log, which the service configures, tells what was done."""
     job = await add_job(sessions)
-    service = start(1.0)
-    await until_in_progress(sessions, job)
+    service = start(10.0)
+    await until_written(log, "downloading t")
     service.send_signal(signal.SIGTERM)
     assert service.wait(TIMEOUT) == 0
     ended = await stored_job(sessions, job.job_id)
@@ -101,9 +90,9 @@ async def test_a_second_signal_gives_the_jobs_back_at_once(
     """A download that takes an hour is not waited for."""
     job = await add_job(sessions)
     service = start(3_600.0)
-    await until_in_progress(sessions, job)
+    await until_written(log, "downloading t")
     service.send_signal(signal.SIGINT)
-    await until_stopping(log)
+    await until_written(log, "stopping")
     assert service.poll() is None
     service.send_signal(signal.SIGTERM)
     assert service.wait(TIMEOUT) == 0

@@ -30,6 +30,8 @@ Change = Callable[[AsyncEngine, str], Awaitable[None]]
 ROUNDS: Final = 20
 PROCESSES: Final = 3
 HEAD: Final = migrations.newest_revision()
+LIMIT: Final = 5.0
+"""Seconds that a statement, or a transaction, may take where that is limited."""
 
 
 @contextlib.asynccontextmanager
@@ -260,8 +262,11 @@ async def test_workers_write_while_an_index_is_built(postgresql_empty: AsyncEngi
 
 
 async def until_an_index_is_built(engine: AsyncEngine) -> None:
-    """Wait until the server works at one."""
-    working = text("SELECT count(*) FROM pg_stat_progress_create_index")
+    """Wait until the server works at one, and waits for those who are writing."""
+    working = text(
+        "SELECT count(*) FROM pg_stat_progress_create_index"
+        " WHERE phase = 'waiting for writers before build'"
+    )
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         while not await connection.scalar(working):  # noqa: ASYNC110 - it is the server that works
@@ -282,15 +287,15 @@ async def test_building_an_index_may_take_longer_than_a_statement(
 ) -> None:
     """The times that an engine and a server give are for what a caller waits for."""
     await migrations.upgrade(postgresql_empty, "0002")
-    limits = await limited_to_a_second(postgresql_empty, setting)
+    limits = await limited(postgresql_empty, setting)
     hasty = database.create_engine(
-        postgresql_empty.url, connect_args={"command_timeout": 1.0}, pool_size=1, max_overflow=0
+        postgresql_empty.url, connect_args={"command_timeout": LIMIT}, pool_size=1, max_overflow=0
     )
     async with postgresql_empty.connect() as writer:
         await writer.execute(text("INSERT INTO download_jobs (job_id, track_id) VALUES (1, 't')"))
         upgrading = asyncio.create_task(migrations.upgrade(hasty))
         await until_an_index_is_built(postgresql_empty)
-        await asyncio.sleep(2.0)  # twice that time
+        await asyncio.sleep(LIMIT + 1)
         assert not upgrading.done()
     await upgrading
     await migrations.check_schema(hasty)
@@ -298,12 +303,12 @@ async def test_building_an_index_may_take_longer_than_a_statement(
     await hasty.dispose()
 
 
-async def limited_to_a_second(engine: AsyncEngine, setting: str) -> dict[str, str]:
+async def limited(engine: AsyncEngine, setting: str) -> dict[str, str]:
     """Let sessions have no more than that from now on, and return the limits of such a session."""
     assert engine.url.database is not None
     async with engine.begin() as connection:
         if setting in await limits_of(engine):
-            statement = f"ALTER DATABASE {engine.url.database} SET {setting} = '1s'"
+            statement = f"ALTER DATABASE {engine.url.database} SET {setting} = '{LIMIT:.0f}s'"
             await connection.execute(text(statement))
     another = database.create_engine(engine.url)
     limits = await limits_of(another)

@@ -119,4 +119,12 @@ def main() -> None:
 async def _work(order: Order) -> Counts:
     async with opened(order.target) as engine:
         sessions = database.create_session_factory(engine)
-        return await work(order, sessions, _processes.obeying_input)
+        return await work(order, sessions, _obeying_input)
+
+
+def _obeying_input(stop: Stop) -> AbstractContextManager[None]:
+    async def end() -> None:
+        LOG.info("ending")
+        await stop()
+
+    return _processes.obeying_input(end)
