@@ -74,7 +74,9 @@ async def engine(url: str) -> AsyncIterator[AsyncEngine]:
 @pytest.fixture
 async def plain_engine(url: str) -> AsyncIterator[AsyncEngine]:
     """An engine as SQLAlchemy makes it by itself."""
-    engine = create_async_engine(url)
+    # the 5 s that SQLite's driver waits for a lock by itself are few on a busy machine
+    patient = {"timeout": 60} if url.startswith("sqlite") else {}
+    engine = create_async_engine(url, connect_args=patient)
     encryption.use_keyring(engine, KEYRING)
     yield engine
     await engine.dispose()

@@ -22,8 +22,8 @@ from zotify_async_crud.crud._token_leases import Found
 from zotify_async_crud.token_refresh import get_valid_spotify_token
 
 CALLERS: Final = 13
-LEASE: Final = 5.0
-"""Seconds after which a refresher that was killed is replaced."""
+LEASE: Final = 20.0
+"""Seconds that a refresher may take: many, or a busy machine would have it replaced."""
 
 
 class Endpoint:

@@ -32,7 +32,7 @@ from tests.support.secrets import KEYRING
 from zotify_async_crud import crud, database, migrations, models
 from zotify_async_crud.schemas import Claim, DownloadJobStatus, TrackData
 
-PATIENCE: Final = 2
+PATIENCE: Final = 30
 """Seconds that a lock may last after the task that held it has ended: its thread may lag behind."""
 
 
@@ -364,6 +364,7 @@ async def test_a_timeout_in_the_middle_of_many_transactions_leaves_no_lock(
     async def work() -> None:
         while True:
             async with sessions.begin() as db:
+                await crud.create_download_jobs(db, ["t"])  # so that they are never used up
                 await pick_up(db)
 
     tasks = [asyncio.create_task(work()) for _ in range(20)]
@@ -371,6 +372,7 @@ async def test_a_timeout_in_the_middle_of_many_transactions_leaves_no_lock(
         started = text("SELECT count(*) FROM download_jobs WHERE status = 'in_progress'")
         while (await observer.execute(started)).scalar_one() < 5:
             pass
+        assert not any(task.done() for task in tasks)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

@@ -26,7 +26,7 @@ from tests.support.factories import (
     released,
     statements_sent,
 )
-from tests.support.faults import apart, only_postgresql, only_sqlite
+from tests.support.faults import apart, only_postgresql, only_sqlite, until_succeeding
 from zotify_async_crud import crud, database, events
 from zotify_async_crud.errors import AccessRefused, DatabaseUnavailable, DownloadJobExists
 from zotify_async_crud.models import DownloadJob
@@ -348,6 +348,7 @@ async def notified_before(
     async with watching_others(engine, calls), events.notifying(engine):
         await create_job(sessions)
         await calls.until(2)
+        await until_succeeding(engine)
         await asyncio.sleep(2 * AT_MOST_EVERY)
         calls.count = 0
         with statements_sent(engine) as sent:
@@ -602,7 +603,7 @@ async def test_a_lost_connection_ends_the_watch(url: str, engine: AsyncEngine) -
                 " WHERE datname = current_database() AND query LIKE 'LISTEN %'"
             )
         )
-        assert ended.scalars().all() == [True]
+        assert True in ended.scalars().all()  # one of a test before may still listen
 
     with pytest.raises(DatabaseUnavailable):
         async with asyncio.timeout(20):

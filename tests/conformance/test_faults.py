@@ -35,11 +35,12 @@ from tests.support.faults import (
     only_postgresql,
     only_sqlite,
     server_process_of,
+    until_succeeding,
     until_waiting_for_lock,
     writer_of,
 )
 from tests.support.postgresql import EmbeddedServer
-from zotify_async_crud import crud, database, migrations
+from zotify_async_crud import crud, database, events, migrations
 from zotify_async_crud._dialects.postgresql import CHANNEL
 from zotify_async_crud.errors import (
     AccessRefused,
@@ -50,7 +51,6 @@ from zotify_async_crud.errors import (
     SchemaMismatch,
     TransactionConflict,
 )
-from zotify_async_crud.events import notifying
 from zotify_async_crud.models import DownloadJob, PlaylistTrack
 from zotify_async_crud.schemas import DownloadJobStatus
 
@@ -472,8 +472,11 @@ def crashing_server() -> Iterator[EmbeddedServer]:
         yield server
 
 
-async def test_jobs_are_enqueued_while_the_queue_of_notifications_is_full() -> None:
+async def test_jobs_are_enqueued_while_the_queue_of_notifications_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Somebody who listens and keeps a transaction open fills it, in any database of the server."""
+    monkeypatch.setattr(events, "_BETWEEN_NOTIFICATIONS", 0.0)  # it is always time for another
     with own_server("-c", "max_notify_queue_pages=64") as server:
         async with sessions_at(server.url) as sessions, apart(server.url) as listener:
             engine: AsyncEngine = sessions.kw["bind"]
@@ -481,15 +484,16 @@ async def test_jobs_are_enqueued_while_the_queue_of_notifications_is_full() -> N
             heard = asyncio.Event()
             driver: Any = (await listener.get_raw_connection()).driver_connection
             await driver.add_listener(CHANNEL, lambda *_: heard.set())
-            async with notifying(engine):
+            async with events.notifying(engine):
                 await add_job(sessions)
                 await heard.wait()
+                await until_succeeding(engine)
                 async with driver.transaction():
                     await driver.execute("SELECT 1")
                     await _fill_notifications(server.url)
                     with statements_sent(engine) as sent:
-                        while not any("INSERT" in s and "pg_notify" in s for s, _ in sent):
-                            await add_job(sessions)
+                        await add_job(sessions)
+    assert any("INSERT" in statement and "pg_notify" in statement for statement, _ in sent)
 
 
 async def _fill_notifications(url: str) -> None:
@@ -518,13 +522,14 @@ async def test_jobs_that_were_acknowledged_survive_a_crash_of_the_server(
                         await crud.update_download_job_status(db, job, FAILED)
             except DatabaseError as error:
                 errors.append(error)
+                await asyncio.sleep(0.02)  # or the server has no time to come back
             else:
                 acknowledged.append(job.job_id)
                 progress.set()
 
     async with (
         sessions_at(crashing_server.url) as sessions,
-        asyncio.timeout(60),
+        asyncio.timeout(240),
         asyncio.TaskGroup() as tasks,
     ):
         await migrations.upgrade(sessions.kw["bind"])

@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import itertools
 from collections import UserDict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -14,7 +14,14 @@ import pytest
 from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.support.factories import EPOCH, EXPIRES_AT, Sessions, add_token, database_now
+from tests.support.factories import (
+    EPOCH,
+    EXPIRES_AT,
+    Sessions,
+    add_token,
+    database_now,
+    statements_sent,
+)
 from tests.support.secrets import KEYRING, shown_with_locals
 from zotify_async_crud import _transactions, crud, database, token_refresh
 from zotify_async_crud._statements.spotify_tokens import Lease
@@ -185,13 +192,33 @@ async def test_leeway_is_what_the_token_is_still_good_for(
     assert endpoint.asked == ["refresh-1"]
 
 
+def _looks(sent: Sequence[tuple[str, Any]]) -> int:
+    return sum("FROM spotify_tokens" in statement for statement, _ in sent)
+
+
+async def _outcomes(
+    engine: AsyncEngine,
+    endpoint: Endpoint,
+    callers: Iterable[Coroutine[Any, Any, SpotifyToken]],
+) -> list[SpotifyToken | BaseException]:
+    """Return what all get who have looked before the first of them is answered."""
+    endpoint.may_answer.clear()
+    with statements_sent(engine) as sent:
+        asking = asyncio.gather(*callers, return_exceptions=True)
+        async with asyncio.timeout(60):
+            while _looks(sent) < CALLERS:  # noqa: ASYNC110 - the database sets no event
+                await asyncio.sleep(0.01)
+    endpoint.may_answer.set()
+    return await asking
+
+
 async def test_a_leeway_that_no_token_lives_for_is_refused_after_a_refresh(
-    sessions: Sessions, endpoint: Endpoint
+    sessions: Sessions, engine: AsyncEngine, endpoint: Endpoint
 ) -> None:
     """All who asked are told, and the endpoint is not asked for ever."""
     await add_token(sessions, expires_at=EPOCH)
     asking = (get_valid_spotify_token(sessions, endpoint, leeway=2 * HOUR) for _ in range(CALLERS))
-    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    outcomes = await _outcomes(engine, endpoint, asking)
 
     assert {str(outcome) for outcome in outcomes} == {
         "leeway: Input should be less than a new token's life"
@@ -230,19 +257,13 @@ async def test_a_failed_refresh_is_one_error_for_all_who_wait_and_for_some_time(
 
 
 async def test_all_who_waited_for_a_failed_refresh_get_its_error_also_without_a_wait(
-    sessions: Sessions, endpoint: Endpoint
+    sessions: Sessions, engine: AsyncEngine, endpoint: Endpoint
 ) -> None:
     """They do not try one after the other."""
     await add_token(sessions, expires_at=EPOCH)
     endpoint.error = TimeoutError()
-    endpoint.may_answer.clear()
-    asking = [
-        asyncio.create_task(get_valid_spotify_token(sessions, endpoint, backoff=no_wait))
-        for _ in range(CALLERS)
-    ]
-    await endpoint.was_asked.wait()
-    endpoint.may_answer.set()
-    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    asking = (get_valid_spotify_token(sessions, endpoint, backoff=no_wait) for _ in range(CALLERS))
+    outcomes = await _outcomes(engine, endpoint, asking)
 
     assert {type(outcome) for outcome in outcomes} == {TokenRefreshFailed}
     assert len(endpoint.asked) < CALLERS / 5  # whoever first looked after the failure tries anew

@@ -14,6 +14,8 @@ from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from zotify_async_crud import events
+
 Moment = Literal["while it waits", "when the answer is there"]
 """When a cancellation comes: at once, or between the answer and the task that waits for it."""
 
@@ -128,6 +130,14 @@ async def until_waiting_for_lock(url: str, *, sessions: int = 1) -> None:
     async with apart(url) as admin, asyncio.timeout(30):
         while (await admin.execute(waiting)).scalar_one() < sessions:
             pass
+
+
+async def until_succeeding(engine: AsyncEngine) -> None:
+    """Return once the one who notifies on *engine* knows that it can, later than who hears it."""
+    (notifier,) = events._notifiers[events._place(engine.sync_engine)]  # noqa: SLF001
+    async with asyncio.timeout(30):
+        while not notifier._succeeds:  # noqa: ASYNC110, SLF001 - nothing public tells
+            await asyncio.sleep(0.001)
 
 
 def is_sqlite(engine: AsyncEngine) -> bool:
