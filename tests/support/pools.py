@@ -12,6 +12,7 @@ from collections.abc import (
 )
 from typing import Any, Final
 
+import pytest
 from sqlalchemy import Update, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -20,10 +21,18 @@ from tests.support.factories import Sessions, stored_job
 from zotify_async_crud import crud, database, schemas
 from zotify_async_crud.models import DownloadJob
 from zotify_async_crud.schemas import DownloadJobStatus
-from zotify_async_crud.worker import Counts, Handler, JobContext, WorkerPool
+from zotify_async_crud.worker import (
+    Counts,
+    Handler,
+    JobContext,
+    WorkerPool,
+    _feeder,
+    _shift,
+)
+from zotify_async_crud.worker._keeper import Keeper, Rescuer
 
-PATIENCE: Final = 60.0
-"""Seconds after which a test that waits has failed."""
+PATIENCE: Final = 240.0
+"""Seconds after which a test that waits has failed; on a slow disk a short one may take long."""
 
 NEVER: Final = 3_600.0
 """An interval that no test lives to see the end of: something else has to happen."""
@@ -56,6 +65,26 @@ class Held:
             self.cancelled.append(job)
             raise
         self.ended.append(job)
+
+
+def quick_keeper(monkeypatch: pytest.MonkeyPatch, lease: float = 1.0) -> None:
+    """Let pools renew as often as with a short *lease*, whatever theirs is.
+
+    One that is short indeed may run out while a slow machine is busy, and the pool then takes the
+    job from itself.
+    """
+    monkeypatch.setattr(_shift, "Keeper", lambda link, slots, _: Keeper(link, slots, lease))
+
+
+def quick_rescuer(monkeypatch: pytest.MonkeyPatch, lease: float = 0.5) -> None:
+    """Let pools look for lost leases as often as with a short *lease*, whatever theirs is."""
+    monkeypatch.setattr(_shift, "Rescuer", lambda link, _: Rescuer(link, lease))
+
+
+def far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pools claim short jobs far ahead, however slow the machine is, and not give them back."""
+    monkeypatch.setattr(_feeder, "_AHEAD", 60.0)
+    monkeypatch.setattr(_feeder, "_SOON", NEVER)
 
 
 async def nothing(job: JobContext) -> None:
@@ -190,11 +219,18 @@ async def job_claimed_ahead(sessions: Sessions, running_job: JobContext) -> Down
     """Return a job that a pool has claimed and not begun, given the only one that runs."""
     ahead = select(DownloadJob).where(
         DownloadJob.status == DownloadJobStatus.IN_PROGRESS,
-        DownloadJob.job_id != running_job.job_id,
+        DownloadJob.job_id > running_job.job_id,  # those before it may be over, and not written
     )
-    async with sessions() as db:
-        found = (await db.scalars(ahead.order_by(DownloadJob.job_id.desc()))).first()
-    assert found is not None, "the pool has claimed nothing ahead"
+    found: DownloadJob | None = None
+
+    async def is_found() -> bool:
+        nonlocal found
+        async with sessions() as db:
+            found = (await db.scalars(ahead.order_by(DownloadJob.job_id.desc()))).first()
+        return found is not None
+
+    await until(is_found)
+    assert found is not None
     return found
 
 

@@ -1,4 +1,4 @@
-"""A worker that is interrupted: ``python -m tests.worker.interrupted URL``.
+"""A worker that is interrupted: ``python -m tests.worker.interrupted URL LEASE``.
 
 It says "begun" once three handlers run, and leaves the rest to asyncio, as most programs do.
 """
@@ -12,7 +12,7 @@ from zotify_async_crud import database
 from zotify_async_crud.worker import JobContext, WorkerPool
 
 
-async def main(url: str) -> None:
+async def main(url: str, lease: float) -> None:
     """Work until it is interrupted; the job of the track ``interrupts`` does so itself."""
     engine = database.create_engine(url)
     begun = asyncio.Barrier(3)
@@ -26,10 +26,10 @@ async def main(url: str) -> None:
         await asyncio.sleep(3_600)
 
     try:
-        await WorkerPool(database.create_session_factory(engine), handle, lease=1).run()
+        await WorkerPool(database.create_session_factory(engine), handle, lease=lease).run()
     finally:
         await engine.dispose()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], float(sys.argv[2])))

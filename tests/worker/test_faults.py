@@ -19,6 +19,7 @@ from tests.support.pools import (
     Held,
     an_engine,
     enqueue,
+    quick_keeper,
     running,
     statuses,
     until,
@@ -101,14 +102,19 @@ async def test_results_whose_write_was_cut_are_written_once(
 @only_postgresql
 @pytest.mark.parametrize("cut", CUTS)
 async def test_a_renewal_that_was_cut_is_made_again(
-    url: str, sessions: Sessions, cut: Cut, caplog: pytest.LogCaptureFixture
+    url: str,
+    sessions: Sessions,
+    cut: Cut,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Long before the lease is over; the handler does not notice."""
+    quick_keeper(monkeypatch)
     (job_id,) = await enqueue(sessions)
     handler = Held()
     async with (
         proxied(url) as (before, through),
-        running(WorkerPool(through, handler, lease=3)) as run,
+        running(WorkerPool(through, handler, lease=NEVER)) as run,
     ):
         job = await handler.next()
         before.cut(cut, of=job_id)
@@ -329,13 +335,17 @@ async def test_what_could_not_be_written_is_written_later(
 
 
 async def test_the_work_goes_on_while_leases_cannot_be_renewed(
-    engine: AsyncEngine, sessions: Sessions, caplog: pytest.LogCaptureFixture
+    engine: AsyncEngine,
+    sessions: Sessions,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The loops of a pool do not stop each other."""
+    quick_keeper(monkeypatch)
     await enqueue(sessions, 2)
     handler = Held()
     with failing(engine, "SET lease_expires_at"):
-        async with running(WorkerPool(sessions, handler, lease=1, concurrency=1)) as run:
+        async with running(WorkerPool(sessions, handler, lease=NEVER, concurrency=1)) as run:
             await handler.next()
 
             async def is_logged() -> bool:
@@ -371,19 +381,22 @@ async def test_server_processes_may_be_ended_at_any_time(
     await enqueue(sessions, 200)
     handled: list[str] = []
 
+    ended = 0
+
     async def handle(job: JobContext) -> None:
         await asyncio.sleep(0.01)
+        kills = int(job.track_id[1:]) * 12 // 199  # so that the last job needs all of them
+        while ended < kills:  # noqa: ASYNC110 - a number is no event
+            await asyncio.sleep(0.01)
         handled.append(job.job_id)
 
     pool = WorkerPool(sessions, handle, concurrency=5, lease=NEVER)
     async with asyncio.timeout(PATIENCE), apart(url) as admin:
         run = asyncio.create_task(pool.run(until_idle=True))
-        ended = 0
-        while not run.done() and ended < 12:
+        while ended < 12:
             ended += (await admin.execute(END_ALL)).scalar_one()
             await asyncio.sleep(0.02)
         counts = await run
-    assert ended >= 12
     assert counts == Counts(claimed=200, completed=200)
     assert len(handled) == len(set(handled)) == 200
 

@@ -20,8 +20,11 @@ from tests.support.pools import (
     an_engine,
     drain,
     enqueue,
+    far_ahead,
     job_claimed_ahead,
     lose_leases,
+    quick_keeper,
+    quick_rescuer,
     running,
     statuses,
     take_over,
@@ -32,13 +35,13 @@ from zotify_async_crud import crud, database
 from zotify_async_crud.errors import LeaseLost
 from zotify_async_crud.models import DownloadJob, Track
 from zotify_async_crud.schemas import Claim, DownloadJobStatus
-from zotify_async_crud.worker import Counts, JobContext, Outcome, WorkerHooks, WorkerPool, _feeder
+from zotify_async_crud.worker import Counts, JobContext, Outcome, WorkerHooks, WorkerPool
 
 COMPLETED: Final = DownloadJobStatus.COMPLETED
 IN_PROGRESS: Final = DownloadJobStatus.IN_PROGRESS
 
-LEASE: Final = 2.0
-"""Seconds; long enough for a busy machine to renew it in time."""
+LEASE: Final = 10.0
+"""Seconds; long enough for a slow machine to renew it in time."""
 
 
 async def lease_of(sessions: Sessions, job_id: str) -> dt.datetime:
@@ -58,13 +61,14 @@ async def until_renewed(sessions: Sessions, job: JobContext) -> None:
 
 
 async def test_the_lease_of_a_job_is_renewed_as_long_as_it_runs(
-    url: str, sessions: Sessions
+    url: str, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job may take longer than its lease; a pool that rescues finds nothing to rescue."""
+    quick_keeper(monkeypatch)
     (job_id,) = await enqueue(sessions)
     handler = Held()
     async with an_engine(url) as engine:
-        others = WorkerPool(database.create_session_factory(engine), Held(), lease=LEASE / 4)
+        others = WorkerPool(database.create_session_factory(engine), Held(), lease=0.5)
         pool = WorkerPool(sessions, handler, lease=LEASE)
         async with running(pool) as run:
             job = await handler.next()  # before the others can
@@ -83,12 +87,13 @@ async def test_the_lease_of_a_job_is_renewed_as_long_as_it_runs(
 
 
 async def test_leases_are_renewed_while_a_stopped_pool_lets_its_handlers_end(
-    sessions: Sessions,
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A download that takes its time is not given to somebody else meanwhile."""
+    quick_keeper(monkeypatch)
     (job_id,) = await enqueue(sessions)
     handler = Held()
-    pool = WorkerPool(sessions, handler, lease=LEASE, shutdown_timeout=NEVER)
+    pool = WorkerPool(sessions, handler, lease=NEVER, shutdown_timeout=NEVER)
     async with running(pool) as run:
         job = await handler.next()
         stopping = asyncio.create_task(pool.stop())
@@ -105,10 +110,11 @@ async def test_leases_of_jobs_that_were_claimed_ahead_are_renewed(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as they wait for a slot, they are the pool's."""
-    monkeypatch.setattr(_feeder, "_SOON", NEVER)  # it would give them back
+    far_ahead(monkeypatch)
+    quick_keeper(monkeypatch)
     await enqueue(sessions, 500)
     handler = HeldAfter(250)
-    async with running(WorkerPool(sessions, handler, concurrency=1, lease=LEASE)) as run:
+    async with running(WorkerPool(sessions, handler, concurrency=1, lease=NEVER)) as run:
         ahead = await job_claimed_ahead(sessions, await handler.next())
 
         claimed_until = ahead.lease_expires_at
@@ -123,12 +129,13 @@ async def test_leases_of_jobs_that_were_claimed_ahead_are_renewed(
 
 
 async def test_a_handler_whose_lease_is_lost_is_cancelled_and_writes_nothing(
-    sessions: Sessions, caplog: pytest.LogCaptureFixture
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The job is another worker's now, and stays so."""
+    quick_keeper(monkeypatch)
     (job_id,) = await enqueue(sessions)
     handler = Held()
-    async with running(WorkerPool(sessions, handler, lease=1)) as run:
+    async with running(WorkerPool(sessions, handler, lease=NEVER)) as run:
         await handler.next()
         other = await take_over(sessions)
 
@@ -180,9 +187,10 @@ async def test_the_failure_of_a_handler_that_lost_its_lease_unawares_is_refused(
 
 
 async def test_a_handler_that_ignores_the_loss_of_its_lease_and_returns_changes_nothing(
-    sessions: Sessions,
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It swallows the cancellation; its result counts as lost."""
+    quick_keeper(monkeypatch)
     await enqueue(sessions)
     begun, returned = asyncio.Event(), asyncio.Event()
 
@@ -193,7 +201,7 @@ async def test_a_handler_that_ignores_the_loss_of_its_lease_and_returns_changes_
         except asyncio.CancelledError:
             returned.set()
 
-    async with running(WorkerPool(sessions, handle, lease=1)) as run:
+    async with running(WorkerPool(sessions, handle, lease=NEVER)) as run:
         await begun.wait()
         other = await take_over(sessions)
         async with asyncio.timeout(PATIENCE):
@@ -206,10 +214,11 @@ async def test_a_job_that_was_claimed_ahead_and_lost_is_never_begun(
     engine: AsyncEngine, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It counts as lost, and its new worker keeps it."""
-    monkeypatch.setattr(_feeder, "_SOON", NEVER)  # it would give it back
+    far_ahead(monkeypatch)
+    quick_keeper(monkeypatch)
     await enqueue(sessions, 500)
     handler = HeldAfter(250)
-    async with running(WorkerPool(sessions, handler, concurrency=1, lease=1)) as run:
+    async with running(WorkerPool(sessions, handler, concurrency=1, lease=NEVER)) as run:
         ahead = await job_claimed_ahead(sessions, await handler.next())
         others = {"attempt": 2, "worker_id": "other", "lease_expires_at": EXPIRES_AT}
         async with sessions.begin() as db:  # as if it had been rescued and claimed again
@@ -227,8 +236,11 @@ async def test_a_job_that_was_claimed_ahead_and_lost_is_never_begun(
     assert (await stored_job(sessions, ahead.job_id)).worker_id == "other"
 
 
-async def test_a_pool_may_get_a_job_again_that_it_has_lost(sessions: Sessions) -> None:
+async def test_a_pool_may_get_a_job_again_that_it_has_lost(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each attempt is counted, also where the first handler ends after the second has begun."""
+    quick_keeper(monkeypatch)
     await enqueue(sessions)
     second_begun, let_first_end = asyncio.Event(), asyncio.Event()
     told: list[tuple[int, str]] = []
@@ -250,7 +262,9 @@ async def test_a_pool_may_get_a_job_again_that_it_has_lost(sessions: Sessions) -
             second_begun.set()
             let_first_end.set()
 
-    pool = WorkerPool(sessions, handle, lease=1, concurrency=2, poll_interval=0.1, hooks=Hooks())
+    pool = WorkerPool(
+        sessions, handle, lease=NEVER, concurrency=2, poll_interval=0.1, hooks=Hooks()
+    )
     async with running(pool) as run:
         await first_begun.wait()
         await lose_leases(sessions)
@@ -297,9 +311,10 @@ async def test_a_handler_that_rolls_its_result_back_has_not_completed_its_job(
 
 
 async def test_a_handler_that_has_completed_its_job_may_go_on_for_long(
-    engine: AsyncEngine, sessions: Sessions
+    engine: AsyncEngine, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal passes over it and takes it for no loss."""
+    quick_keeper(monkeypatch)
     await enqueue(sessions)
     completed, let_go = asyncio.Event(), asyncio.Event()
 
@@ -309,7 +324,7 @@ async def test_a_handler_that_has_completed_its_job_may_go_on_for_long(
         completed.set()
         await let_go.wait()
 
-    async with running(WorkerPool(sessions, handle, lease=1)) as run:
+    async with running(WorkerPool(sessions, handle, lease=NEVER)) as run:
         await completed.wait()
         await until_renewals(engine, 2)
         let_go.set()
@@ -318,9 +333,10 @@ async def test_a_handler_that_has_completed_its_job_may_go_on_for_long(
 
 @only_postgresql
 async def test_a_renewal_does_not_wait_for_a_transaction_of_the_handlers(
-    engine: AsyncEngine, sessions: Sessions
+    engine: AsyncEngine, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It passes over the locked job, which is not lost by that, and renews the others."""
+    quick_keeper(monkeypatch)
     await enqueue(sessions, 2)
     locked, let_go = asyncio.Event(), asyncio.Event()
     neighbour: list[JobContext] = []
@@ -335,7 +351,7 @@ async def test_a_renewal_does_not_wait_for_a_transaction_of_the_handlers(
             neighbour.append(job)
             await let_go.wait()
 
-    async with running(WorkerPool(sessions, handle, lease=LEASE)) as run:
+    async with running(WorkerPool(sessions, handle, lease=NEVER)) as run:
         await locked.wait()
         await until_renewed(sessions, neighbour[0])
         await until_renewals(engine, 2)
@@ -364,14 +380,17 @@ async def test_a_handler_cannot_complete_a_job_that_it_has_lost(sessions: Sessio
     await assert_completes(sessions, other)
 
 
-async def test_a_job_of_a_worker_that_is_gone_is_rescued_and_done(sessions: Sessions) -> None:
+async def test_a_job_of_a_worker_that_is_gone_is_rescued_and_done(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Any pool looks for leases that are over; the attempt of the other worker is spent."""
+    quick_rescuer(monkeypatch)
     (job_id,) = await enqueue(sessions)
     async with sessions.begin() as db:
         await crud.claim_download_jobs(db, worker_id="gone", limit=1, lease=0.001)
     handler = Held()
     handler.let_go()
-    async with running(WorkerPool(sessions, handler, lease=0.5, poll_interval=0.1)) as run:
+    async with running(WorkerPool(sessions, handler, lease=NEVER, poll_interval=0.1)) as run:
         job = await until_status(sessions, job_id, COMPLETED)
     assert job.attempt == 2
     assert run.result() == Counts(claimed=1, completed=1)

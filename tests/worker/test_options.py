@@ -20,6 +20,8 @@ from tests.support.pools import (
     enqueue,
     leaving_no_task,
     nothing,
+    quick_keeper,
+    quick_rescuer,
     running,
     statuses,
     take_over,
@@ -181,8 +183,12 @@ async def test_a_pool_in_memory_polls_for_what_nobody_tells() -> None:
     await engine.dispose()
 
 
-async def test_a_pool_on_one_connection_takes_turns_on_it(engine: AsyncEngine) -> None:
+async def test_a_pool_on_one_connection_takes_turns_on_it(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a test suite binds its sessions: claims, renewals and rescues do not mix."""
+    quick_keeper(monkeypatch, 0.3)
+    quick_rescuer(monkeypatch, 0.3)
     async with engine.connect() as connection:
         sessions = async_sessionmaker(connection, expire_on_commit=False)
         await enqueue(sessions, 30)
@@ -190,7 +196,7 @@ async def test_a_pool_on_one_connection_takes_turns_on_it(engine: AsyncEngine) -
         async def handle(job: JobContext) -> None:
             await asyncio.sleep(0.02)
 
-        counts = await drain(sessions, handle, concurrency=2, lease=0.3, poll_interval=0.1)
+        counts = await drain(sessions, handle, concurrency=2, lease=NEVER, poll_interval=0.1)
         assert counts == Counts(claimed=30, completed=30)
         assert await statuses(sessions) == {"completed": 30}
 

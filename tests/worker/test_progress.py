@@ -17,7 +17,9 @@ from tests.support.pools import (
     HeldAfter,
     drain,
     enqueue,
+    far_ahead,
     job_claimed_ahead,
+    quick_keeper,
     running,
     take_over,
     until,
@@ -29,9 +31,6 @@ from zotify_async_crud.schemas import DownloadJobStatus
 from zotify_async_crud.worker import Counts, Discard, Handler, JobContext, Retry, WorkerPool
 
 CANCELLED: Final = DownloadJobStatus.CANCELLED
-
-LEASE: Final = 1.0
-"""Seconds; a third of it passes until a pool renews it, and so learns of anything."""
 
 
 def reports_among(sent: list[tuple[str, Any]]) -> int:
@@ -70,8 +69,7 @@ async def test_frequent_reports_are_written_now_and_then(
 
     async def handle(job: JobContext) -> None:
         nonlocal reports
-        until_then = time.monotonic() + 2.5
-        while time.monotonic() < until_then:
+        while reports_among(sent) < 3 or reports < 200:
             reports += 1
             await job.report(0.5)
             await asyncio.sleep(0.002)
@@ -79,8 +77,7 @@ async def test_frequent_reports_are_written_now_and_then(
     began = time.monotonic()
     with statements_sent(engine) as sent:
         await drain(sessions, handle, lease=NEVER)
-    assert reports > 200
-    assert 2 <= reports_among(sent) <= time.monotonic() - began + 1
+    assert reports_among(sent) <= time.monotonic() - began + 1
 
 
 async def test_reports_of_the_same_moment_share_a_statement(
@@ -108,8 +105,11 @@ async def test_reports_of_the_same_moment_share_a_statement(
     assert reports_among(sent) == 1
 
 
-async def test_a_report_after_another_is_written_as_well(sessions: Sessions) -> None:
+async def test_a_report_after_another_is_written_as_well(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one that comes while the one before is on its way, or has just been written."""
+    quick_keeper(monkeypatch)
     (job_id,) = await enqueue(sessions)
     let_go = asyncio.Event()
     wanted: asyncio.Queue[float] = asyncio.Queue()
@@ -118,7 +118,7 @@ async def test_a_report_after_another_is_written_as_well(sessions: Sessions) -> 
         while not let_go.is_set():
             await job.report(await wanted.get())
 
-    async with running(WorkerPool(sessions, handle, lease=0.9)):
+    async with running(WorkerPool(sessions, handle, lease=NEVER)):
         for done in (0.1, 0.2, 0.1):
             wanted.put_nowait(done)
 
@@ -152,8 +152,11 @@ async def test_impossible_progress_is_refused_inside_the_handler(
     assert reports_among(sent) == 0
 
 
-async def test_a_report_after_the_lease_was_lost_tells_the_handler(sessions: Sessions) -> None:
+async def test_a_report_after_the_lease_was_lost_tells_the_handler(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that did not listen to its cancellation learns here that it should stop."""
+    quick_keeper(monkeypatch)
     (job_id,) = await enqueue(sessions)
     begun, told = asyncio.Event(), asyncio.Event()
 
@@ -167,7 +170,7 @@ async def test_a_report_after_the_lease_was_lost_tells_the_handler(sessions: Ses
             assert (lost.value.job_id, lost.value.attempt) == (job_id, 1)
             told.set()
 
-    async with running(WorkerPool(sessions, handle, lease=LEASE)) as run:
+    async with running(WorkerPool(sessions, handle, lease=NEVER)) as run:
         await begun.wait()
         await take_over(sessions)
         async with asyncio.timeout(PATIENCE):
@@ -209,9 +212,14 @@ async def _discards(job: JobContext) -> None:
     ],
 )
 async def test_a_request_to_cancel_reaches_the_handler_which_decides(
-    sessions: Sessions, ending: Handler, status: DownloadJobStatus, counts: Counts
+    sessions: Sessions,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: Handler,
+    status: DownloadJobStatus,
+    counts: Counts,
 ) -> None:
     """By the renewal of its lease; the job is cancelled unless the handler completes it."""
+    quick_keeper(monkeypatch)
     (job_id,) = await enqueue(sessions)
     begun = asyncio.Event()
 
@@ -222,7 +230,7 @@ async def test_a_request_to_cancel_reaches_the_handler_which_decides(
             await asyncio.sleep(0.01)
         await ending(job)
 
-    async with running(WorkerPool(sessions, handle, lease=LEASE)) as run:
+    async with running(WorkerPool(sessions, handle, lease=NEVER)) as run:
         await begun.wait()
         await cancel(sessions, job_id)
         await until_status(sessions, job_id, DownloadJobStatus.COMPLETED, CANCELLED)
@@ -230,11 +238,15 @@ async def test_a_request_to_cancel_reaches_the_handler_which_decides(
     assert (await stored_job(sessions, job_id)).status is status
 
 
-async def test_a_job_that_is_cancelled_before_its_turn_is_never_begun(sessions: Sessions) -> None:
+async def test_a_job_that_is_cancelled_before_its_turn_is_never_begun(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one that a pool has claimed ahead: it is cancelled while others run."""
+    far_ahead(monkeypatch)
+    quick_keeper(monkeypatch)
     await enqueue(sessions, 500)
     handler = HeldAfter(250)
-    async with running(WorkerPool(sessions, handler, concurrency=1, lease=LEASE)):
+    async with running(WorkerPool(sessions, handler, concurrency=1, lease=NEVER)):
         ahead = await job_claimed_ahead(sessions, await handler.next())
         await cancel(sessions, ahead.job_id)
         assert (await until_status(sessions, ahead.job_id, CANCELLED)).attempt == 1

@@ -21,6 +21,7 @@ from tests.support.pools import (
     checked_out,
     drain,
     enqueue,
+    far_ahead,
     job_claimed_ahead,
     leaving_no_task,
     running,
@@ -32,7 +33,7 @@ from tests.support.processes import REPOSITORY
 from zotify_async_crud import crud
 from zotify_async_crud.errors import PoolRunning
 from zotify_async_crud.schemas import DownloadJobStatus
-from zotify_async_crud.worker import Counts, JobContext, WorkerPool, _feeder, _shift
+from zotify_async_crud.worker import Counts, JobContext, WorkerPool, _shift
 
 COMPLETED: Final = DownloadJobStatus.COMPLETED
 PENDING: Final = DownloadJobStatus.PENDING
@@ -89,7 +90,7 @@ async def test_a_stopped_pool_gives_back_at_once_what_it_claimed_ahead(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another pool can have it while the handlers of this one still end; no attempt is spent."""
-    monkeypatch.setattr(_feeder, "_SOON", NEVER)  # it would give it back anyway
+    far_ahead(monkeypatch)
     await enqueue(sessions, 500, max_attempts=1)
     handler = HeldAfter(250)
     pool = WorkerPool(sessions, handler, concurrency=1, shutdown_timeout=NEVER, lease=NEVER)
@@ -298,7 +299,7 @@ async def test_what_cannot_be_written_in_time_is_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A database that does not answer cannot keep a process from ending; the log tells."""
-    monkeypatch.setattr(_shift, "_GRACE", 0.1)
+    monkeypatch.setattr(_shift, "_GRACE", 1.0)
     (job_id,) = await enqueue(sessions)
     handler = Held()
     pool = WorkerPool(sessions, handler, shutdown_timeout=0, lease=NEVER)
@@ -319,7 +320,7 @@ async def test_what_cannot_be_written_in_time_is_given_up(
 async def test_an_interrupted_process_gives_its_jobs_back(url: str, sessions: Sessions) -> None:
     """SIGINT cancels the main task under ``asyncio.run``; that is all it takes."""
     await enqueue(sessions, 3, max_attempts=1)
-    process = await interrupted_worker(url)
+    process = await interrupted_worker(url, lease=NEVER)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"begun\n"
     process.send_signal(signal.SIGINT)
@@ -335,7 +336,7 @@ async def test_a_handler_that_interrupts_its_process_loses_no_job(
     await enqueue(sessions, 2)
     async with sessions.begin() as db:
         await crud.create_download_job(db, new_job("interrupts"))
-    process = await interrupted_worker(url)
+    process = await interrupted_worker(url, lease=1)
     _, errors = await process.communicate()
     assert process.returncode == -signal.SIGINT, errors.decode()
     handler = Held()
@@ -348,12 +349,12 @@ async def test_a_handler_that_interrupts_its_process_loses_no_job(
         await until(all_are_done)
 
 
-async def interrupted_worker(url: str) -> asyncio.subprocess.Process:
+async def interrupted_worker(url: str, *, lease: float) -> asyncio.subprocess.Process:
     """Start a worker that obeys SIGINT, even if this process was told not to."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.worker.interrupted", url),
+            *(sys.executable, "-m", "tests.worker.interrupted", url, str(lease)),
             cwd=REPOSITORY,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
