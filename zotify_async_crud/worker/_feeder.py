@@ -20,7 +20,7 @@ from zotify_async_crud.worker._slots import Slots
 _LOG: Final = logging.getLogger("zotify_async_crud.worker")
 
 _AHEAD: Final = 0.03
-"""Seconds of work that may be claimed ahead of free slots, beside what is done in some exchanges."""
+"""Seconds of work that may be claimed ahead of free slots, beside that of some exchanges."""
 
 _MOST_AHEAD: Final = 2_000
 """Jobs that may be claimed ahead, however short they are."""
@@ -248,8 +248,8 @@ class _Pace:
 
     @property
     def jobs_ahead(self) -> int:
-        # What one exchange brings has to last until the next has come, which makes two of them. By a
-        # third it grows, where the rate is as low as it is since jobs come one by one.
+        # What one exchange brings has to last until the next has come, which makes two of them. By
+        # a third it grows where the rate is low because jobs come one by one.
         return min(_MOST_AHEAD, int(self._rate * (_AHEAD + 3 * self._exchange)))
 
     def forget(self) -> None:
