@@ -26,7 +26,7 @@ from tests.support.factories import (
     released,
     statements_sent,
 )
-from tests.support.faults import apart, only_postgresql, only_sqlite, until_succeeding
+from tests.support.faults import apart, kill, only_postgresql, only_sqlite, until_succeeding
 from zotify_async_crud import crud, database, events
 from zotify_async_crud.errors import AccessRefused, DatabaseUnavailable, DownloadJobExists
 from zotify_async_crud.models import DownloadJob
@@ -590,20 +590,25 @@ async def test_an_error_of_the_watchers_own_passes_as_it_is(engine: AsyncEngine)
         await events.watch_others(engine, fail, interval=0.01)
 
 
+async def listeners(url: str) -> set[int]:
+    """Return the server processes that listen on this database."""
+    listening = text(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query LIKE 'LISTEN %'"
+    )
+    async with apart(url) as admin:
+        return set((await admin.execute(listening)).scalars())
+
+
 @only_postgresql
 async def test_a_lost_connection_ends_the_watch(url: str, engine: AsyncEngine) -> None:
     """The caller is told, and watches again when it likes."""
     calls = Calls()
+    before = await listeners(url)  # a worker that a test killed may not have been noticed yet
     watching = asyncio.create_task(events.watch_others(engine, calls, interval=1))
     await calls.until(1)
-    async with apart(url) as admin:
-        ended = await admin.execute(
-            text(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND query LIKE 'LISTEN %'"
-            )
-        )
-        assert True in ended.scalars().all()  # one of a test before may still listen
+    (ours,) = await listeners(url) - before
+    await kill(url, ours)
 
     with pytest.raises(DatabaseUnavailable):
         async with asyncio.timeout(20):
