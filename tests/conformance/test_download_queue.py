@@ -238,7 +238,7 @@ async def test_jobs_completed_within_the_last_minute_make_the_rate(sessions: Ses
         now = await database_now(db)
     for prefix, status, ago in (
         ("just", COMPLETED, 0),
-        ("minute", COMPLETED, 30),
+        ("minute", COMPLETED, 50),
         ("old", COMPLETED, 61),
         ("failed", FAILED, 0),
         ("cancelled", CANCELLED, 0),
