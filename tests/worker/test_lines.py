@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.support.factories import Sessions
 from tests.support.faults import is_sqlite, kill, only_postgresql
-from tests.support.pools import NEVER, Held, drain, enqueue, running, until_status
+from tests.support.pools import NEVER, PATIENCE, Held, drain, enqueue, running, until_status
 from zotify_async_crud import _lines, crud, schemas
 from zotify_async_crud._lines import Lines
 from zotify_async_crud.schemas import Claim, DownloadJobStatus
@@ -101,12 +101,14 @@ async def test_two_exchanges_are_under_way_at_most(
         pass
 
     is_strict = is_sqlite(engine) or concurrency == 1
-    jobs = FEW if is_strict else MANY
-    await enqueue(sessions, jobs)
+    jobs, expected = (FEW, 1) if is_strict else (MANY, 2)
     monkeypatch.setattr(Link, "exchange", counted)
-    counts = await drain(sessions, handle, concurrency=concurrency)
-    assert counts == Counts(claimed=jobs, completed=jobs)
-    assert most == (1 if is_strict else 2)
+    async with asyncio.timeout(PATIENCE):
+        while most < expected:  # each time the first may be back before a second is worthwhile
+            await enqueue(sessions, jobs)
+            counts = await drain(sessions, handle, concurrency=concurrency)
+            assert counts == Counts(claimed=jobs, completed=jobs)
+    assert most == expected
 
 
 async def test_handlers_that_never_wait_leave_the_loop_its_turns(sessions: Sessions) -> None:
