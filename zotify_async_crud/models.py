@@ -15,7 +15,6 @@ from sqlalchemy import (
     CheckConstraint,
     Enum,
     ForeignKey,
-    Index,
     MetaData,
     SmallInteger,
     String,
@@ -33,6 +32,7 @@ from zotify_async_crud._dialects.types import (
     UTCDateTime,
     UTCNow,
     identifier,
+    index_on,
     partial_index,
     sized,
     tune_for_updates,
@@ -138,7 +138,10 @@ class DownloadJob(Base):
             "lease_expires_at IS NULL OR (status = 'in_progress' AND worker_id IS NOT NULL)",
             name="lease",
         ),
-        Index("ix_download_jobs_created", "created_at", "job_id"),
+        # PostgreSQL writes an entry whenever a job changes its status: the shorter, the better. On
+        # SQLite all jobs of a list have the same created_at.
+        index_on("sqlite", "ix_download_jobs_created", "created_at", "job_id"),
+        index_on("postgresql", "ix_download_jobs_created_at", "created_at"),
         partial_index(
             "ix_download_jobs_pending",
             "priority DESC",

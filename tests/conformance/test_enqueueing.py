@@ -159,7 +159,7 @@ async def test_the_ids_of_many_jobs_come_in_the_order_given(sessions: Sessions, 
 async def test_many_jobs_are_due_in_the_order_given(
     sessions: Sessions, make: Callable[[str], DownloadJobCreate | str]
 ) -> None:
-    """They were created at one moment, and whatever their tracks are, the first comes first."""
+    """Whatever their tracks are, the first comes first, and the newest is the last."""
     tracks = [f"track {number * 7919 % 1000}" for number in range(1_000)]
     created = await create_jobs(sessions, *map(make, tracks))
 
@@ -167,7 +167,9 @@ async def test_many_jobs_are_due_in_the_order_given(
 
     assert [claim.job_id for claim in claims] == created
     assert [claim.track_id for claim in claims] == tracks
-    assert len({row[4] for row in (await all_rows(sessions))["download_jobs"]}) == 1
+    async with sessions() as db:
+        newest_first = await crud.get_all_download_jobs(db)
+    assert [job.job_id for job in reversed(newest_first)] == created
 
 
 @pytest.mark.parametrize("make", [new_job, unique, str], ids=["", "unique", "id"])

@@ -116,6 +116,7 @@ PENDING: Final = "ix_download_jobs_pending"
 IN_PROGRESS: Final = "ix_download_jobs_in_progress"
 FAILED: Final = "ix_download_jobs_failed"
 FINISHED: Final = "ix_download_jobs_finished"
+CREATED: Final = "the index of all jobs in the order of their creation"
 UNIQUE: Final = "uq_download_jobs_track"
 
 QUESTIONS: Final[dict[str, Asked]] = {
@@ -181,7 +182,7 @@ QUESTIONS: Final[dict[str, Asked]] = {
     ),
     "list_download_jobs, from the middle": Asked(
         lambda db, _: crud.list_download_jobs(db, limit=50, after=_middle()),
-        ["ix_download_jobs_created"],
+        [CREATED],
     ),
 }
 SELDOM: Final = {
@@ -273,9 +274,13 @@ def _slow(plans: dict[str, list[str]], *patterns: re.Pattern[str]) -> list[str]:
 
 
 def _index(engine: AsyncEngine, name: str) -> str:
-    if name != KEY:
-        return name
-    return "sqlite_autoindex_download_jobs_1" if is_sqlite(engine) else "pk_download_jobs"
+    return _NAMES[engine.dialect.name].get(name, name)
+
+
+_NAMES: Final = {
+    "postgresql": {KEY: "pk_download_jobs", CREATED: "ix_download_jobs_created_at"},
+    "sqlite": {KEY: "sqlite_autoindex_download_jobs_1", CREATED: "ix_download_jobs_created"},
+}
 
 
 @ANALYZE

@@ -258,7 +258,7 @@ async def test_workers_write_while_an_index_is_built(postgresql_empty: AsyncEngi
         assert not upgrading.done()
         await writer.commit()
     await upgrading
-    assert await migrations.current_revision(postgresql_empty) == "0003"
+    assert await migrations.current_revision(postgresql_empty) == HEAD
 
 
 async def until_an_index_is_built(engine: AsyncEngine) -> None:
@@ -336,13 +336,34 @@ async def test_an_invalid_index_is_built_anew(postgresql_empty: AsyncEngine) -> 
             await upgrading
     found = await description_of(postgresql_empty)
     assert any(line.endswith("INVALID") for line in found["download_jobs"])
-    with pytest.raises(errors.SchemaMismatch, match=r"download_jobs\.ix_download_jobs_cancelled:"):
+    with pytest.raises(errors.SchemaMismatch, match=r"download_jobs\.ix_download_jobs_cancelled,"):
         await check_parts(postgresql_empty)
 
     await migrations.upgrade(hasty)
 
     assert written(await description_of(hasty)) == recorded(hasty, HEAD)
     await hasty.dispose()
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "to", "built"),
+    [
+        ("0003", migrations.upgrade, "0004", "_at ON download_jobs (created_at)"),
+        ("0004", migrations.downgrade, "0003", " ON download_jobs (created_at, job_id)"),
+    ],
+    ids=["up", "down"],
+)
+async def test_an_index_is_replaced_also_where_that_was_broken_off_in_between(
+    postgresql_empty: AsyncEngine, before: str, change: Change, to: str, built: str
+) -> None:
+    """The new one stands, and the old one, too: nobody was without."""
+    await migrations.upgrade(postgresql_empty, before)
+    async with postgresql_empty.begin() as connection:
+        await connection.execute(text(f"CREATE INDEX ix_download_jobs_created{built}"))
+
+    await change(postgresql_empty, to)
+
+    assert written(await description_of(postgresql_empty)) == recorded(postgresql_empty, to)
 
 
 async def test_an_upgrade_whose_connection_is_lost_goes_on_at_the_next_call(

@@ -9,12 +9,13 @@ from typing import Any, Final
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Index, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.migrations.recorded import recorded, written
 from tests.support.schema import description_of
 from zotify_async_crud import migrations
+from zotify_async_crud._dialects.types import has_index
 from zotify_async_crud.migrations._revisions import VERSION_TABLE, all_revisions
 from zotify_async_crud.models import Base
 
@@ -143,6 +144,9 @@ def _differences(connection: Connection) -> list[Any]:
         "compare_type": True,
         "compare_server_default": True,
         "include_name": lambda name, *_: name != VERSION_TABLE,
+        "include_object": lambda item, *_: (
+            not isinstance(item, Index) or has_index(connection.dialect, item)
+        ),
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*expression-based index")  # on SQLite

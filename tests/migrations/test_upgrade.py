@@ -119,14 +119,14 @@ async def test_a_newer_schema_is_left_alone(engine: AsyncEngine, change: Change)
         assert await migrations.current_revision(engine) == "9999"
         assert await description_of(engine) == before
     finally:
-        await execute(engine, "UPDATE zotify_alembic_version SET version_num = '0003'")
+        await execute(engine, "UPDATE zotify_alembic_version SET version_num = '0004'")
 
 
 FOREIGN = {
     "one table": ["CREATE TABLE tracks (id INTEGER PRIMARY KEY, title TEXT)"],
     "a table of ours is missing": ["DROP TABLE download_queue"],
     "a column of ours is missing": ["ALTER TABLE spotify_tokens DROP COLUMN scope"],
-    "an index of ours is missing": ["DROP INDEX ix_download_jobs_created"],
+    "an index of ours is missing": ["DROP INDEX ix_download_jobs_failed"],
 }
 
 
@@ -167,10 +167,10 @@ async def test_tables_beside_ours_are_not_looked_at(empty_engine: AsyncEngine) -
 @pytest.mark.parametrize("revision", ["", "base", "4", "heads", "+1", "0001:0002", "a\0b", None, 1])
 async def test_an_unknown_revision_is_refused(empty_engine: AsyncEngine, revision: Any) -> None:
     """Before anything is done."""
-    with pytest.raises(errors.InvalidValue, match="one of 0001, 0002, 0003, head") as caught:
+    with pytest.raises(errors.InvalidValue, match="one of 0001, 0002, 0003, 0004, head") as caught:
         await migrations.upgrade(empty_engine, revision)
     assert caught.value.field == "revision"
-    with pytest.raises(errors.InvalidValue, match="one of 0001, 0002, 0003, base"):
+    with pytest.raises(errors.InvalidValue, match="one of 0001, 0002, 0003, 0004, base"):
         await migrations.downgrade(empty_engine, "head" if revision == "base" else revision)
     assert await description_of(empty_engine) == {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     Subquery,
     Table,
+    TableValuedAlias,
     Text,
     any_,
     bindparam,
@@ -52,6 +53,7 @@ from zotify_async_crud._dialects.seam import (
     Queue,
     Types,
 )
+from zotify_async_crud._dialects.types import UTCDateTime, UTCNow
 from zotify_async_crud.errors import (
     DatabaseUnavailable,
     TransactionRequired,
@@ -91,17 +93,16 @@ class _PostgreSQL:
         return Listed(rows, rows.c.position - 1, rows.c.value)
 
     def rows(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
-        names = [key for key in types if key in varying]
-        arrays = (_array(name, key, types[key]) for key in names)
-        unnested = func.unnest(*arrays).table_valued(*names, name=name).render_derived()
-        values = (
-            type_coerce(unnested.c[key], type_)
-            if key in varying
-            else bindparam(f"{name}_{key}", type_=type_)
-            for key, type_ in types.items()
-        )
-        labelled = (value.label(key) for key, value in zip(types, values, strict=True))
-        return select(*labelled).subquery(f"{name}_rows")
+        unnested = _arrays(name, types, varying).render_derived()
+        return select(*_values(name, unnested, types, varying)).subquery(f"{name}_rows")
+
+    def created(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
+        # a moment for each, so that an index of nothing else has them in their order
+        unnested = _arrays(name, types, varying, with_ordinality="number").render_derived()
+        later = unnested.c.number * literal_column("interval '1 microsecond'")
+        created_at = type_coerce(UTCNow() + later, UTCDateTime()).label("created_at")
+        values = _values(name, unnested, types, varying)
+        return select(*values, created_at).subquery(f"{name}_rows")
 
     def row_parameters(
         self, name: str, columns: Columns, varying: frozenset[str]
@@ -220,6 +221,26 @@ class _PostgreSQL:
 
     def translate(self, error: BaseException) -> ZotifyCrudError | None:
         return translate(error)
+
+
+def _arrays(
+    name: str, types: Types, varying: frozenset[str], with_ordinality: str | None = None
+) -> TableValuedAlias:
+    """Return what varies as a table."""
+    names = [key for key in types if key in varying]
+    unnested = func.unnest(*(_array(name, key, types[key]) for key in names))
+    return unnested.table_valued(*names, name=name, with_ordinality=with_ordinality)
+
+
+def _values(
+    name: str, unnested: TableValuedAlias, types: Types, varying: frozenset[str]
+) -> Iterator[ColumnElement[Any]]:
+    """Yield the columns of *types*, those that do not vary as parameters."""
+    for key, type_ in types.items():
+        if key in varying:
+            yield type_coerce(unnested.c[key], type_).label(key)
+        else:
+            yield bindparam(f"{name}_{key}", type_=type_).label(key)
 
 
 def _array(name: str, key: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:

@@ -121,6 +121,13 @@ class Database(Protocol):
         """
         ...
 
+    def created(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
+        """Return the rows of ``rows`` with the moment ``created_at``, at which each is created.
+
+        In its order the first row is the oldest, if need be by the first column.
+        """
+        ...
+
     def row_parameters(
         self, name: str, columns: Columns, varying: frozenset[str]
     ) -> dict[str, Any]:

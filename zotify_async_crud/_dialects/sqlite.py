@@ -46,6 +46,7 @@ from zotify_async_crud._dialects.seam import Columns, Listed, Queue, Types
 from zotify_async_crud._dialects.sqlite_diagnosis import checks
 from zotify_async_crud._dialects.sqlite_engine import create_engine, is_in_memory
 from zotify_async_crud._dialects.sqlite_schema import changing_schema
+from zotify_async_crud._dialects.types import UTCNow
 from zotify_async_crud.errors import (
     AccessRefused,
     ConstraintViolated,
@@ -97,6 +98,11 @@ class _SQLite:
             for place, (key, type_) in enumerate(types.items())
         )
         return select(*typed).subquery(f"{name}_rows")
+
+    def created(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
+        # its clock counts milliseconds, and what is due now must not be created after now
+        rows = self.rows(name, types, varying)
+        return select(rows, UTCNow().label("created_at")).subquery(f"{name}_created")
 
     def row_parameters(
         self, name: str, columns: Columns, varying: frozenset[str]

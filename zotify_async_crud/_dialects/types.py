@@ -108,6 +108,18 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
     return Index(name, *keys, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 
+def index_on(dialect: str, name: str, *columns: str) -> Index:
+    """Return an index that only the database *dialect* has."""
+    return Index(name, *columns, info={_ONLY_ON: dialect}).ddl_if(dialect=dialect)
+
+
+def has_index(dialect: Dialect, index: Index) -> bool:
+    """Return whether the database *dialect* is to have *index*."""
+    return bool(index.info.get(_ONLY_ON, dialect.name) == dialect.name)
+
+
+_ONLY_ON: Final = "zotify_async_crud.dialect"
+
 CLUSTERED: Final = {"sqlite_with_rowid": False}
 """Options of a table that is read by ranges of its primary key: SQLite stores it in that order."""
 

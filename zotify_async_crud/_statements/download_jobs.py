@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import Executable
 
-from zotify_async_crud._dialects import Database, Types
+from zotify_async_crud._dialects import Database
 from zotify_async_crud._dialects.types import UTCNow
 from zotify_async_crud._statements import _given as given
 from zotify_async_crud._statements._given import Query
@@ -66,16 +66,20 @@ def create_download_jobs(
     skip_duplicates: bool,
     announced: bool,
 ) -> Query:
-    """Insert pending jobs under the ids given, all created at one moment."""
+    """Insert pending jobs under the ids given, created in their order."""
     columns = given.jobs(list(jobs), list(jobs.values()))
-    build = _create_missing_jobs if skip_duplicates else _create_jobs
-    return given.query(partial(build, announced=announced), database, columns)
+    if skip_duplicates:
+        build = partial(_create_missing_jobs, announced=announced)
+    else:
+        has_unique = any(job.unique for job in jobs.values())
+        build = partial(_create_jobs, announced=announced, has_unique=has_unique)
+    return given.query(build, database, columns)
 
 
 def create_default_download_jobs(
     database: Database, job_ids: Sequence[str], track_ids: Sequence[str], *, announced: bool
 ) -> Query:
-    """Insert pending jobs that have what the schema gives them, all created at one moment."""
+    """Insert pending jobs that have what the schema gives them, created in their order."""
     columns = {"job_id": job_ids, "track_id": track_ids}
     return given.query(partial(_create_default_jobs, announced=announced), database, columns)
 
@@ -84,29 +88,34 @@ def create_default_download_jobs(
 def _create_default_jobs(
     database: Database, varying: frozenset[str], *, announced: bool
 ) -> Executable:
-    statement: Executable = _insert(database, given.DEFAULT_JOB, varying, announced=announced)
+    rows = database.created(given.NAME, given.DEFAULT_JOB, varying)
+    statement: Executable = _insert(database, select(rows), announced=announced)
     return statement
 
 
 @cache
-def _create_jobs(database: Database, varying: frozenset[str], *, announced: bool) -> Any:
-    return _insert(database, given.JOB, varying, announced=announced)
+def _create_jobs(
+    database: Database, varying: frozenset[str], *, announced: bool, has_unique: bool
+) -> Any:
+    rows = database.created(given.NAME, given.JOB, varying)
+    # who waits for others' unique jobs of a track waits in one order, or they deadlock
+    jobs = select(rows).order_by(rows.c.track_id) if has_unique else select(rows)
+    return _insert(database, jobs, announced=announced)
 
 
-def _insert(database: Database, types: Types, varying: frozenset[str], *, announced: bool) -> Any:
-    rows = database.rows(given.NAME, types, varying)
+def _insert(database: Database, rows: Select[Any], *, announced: bool) -> Any:
     # a subquery about no row is evaluated once, and before the rows
     once = select(database.announcement).scalar_subquery().is_not(None) if announced else true()
-    return database.insert(JOBS).from_select([*types, "created_at"], select(rows, NOW).where(once))
+    return database.insert(JOBS).from_select(rows.selected_columns.keys(), rows.where(once))
 
 
 @cache
 def _create_missing_jobs(
     database: Database, varying: frozenset[str], *, announced: bool
 ) -> Executable:
-    missing = _create_jobs(database, varying, announced=announced).on_conflict_do_nothing(
-        index_elements=[JOBS.c.track_id], index_where=text(UNIQUE_JOBS)
-    )
+    missing = _create_jobs(
+        database, varying, announced=announced, has_unique=True
+    ).on_conflict_do_nothing(index_elements=[JOBS.c.track_id], index_where=text(UNIQUE_JOBS))
     statement: Executable = missing.returning(JOBS.c.job_id)
     return statement
 

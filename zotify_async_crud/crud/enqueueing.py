@@ -59,10 +59,10 @@ async def create_download_jobs(
     """Enqueue downloads in one statement, however many; return their job ids, in the order given.
 
     A track's id stands for a job that has only defaults; 10,000 of nothing but ids take half the
-    time. All are created at the same moment, and are due in the order given. *on_duplicate* decides
-    about unique jobs whose track has one that is pending or in progress already, or earlier in
-    *jobs*: the id of that one is returned instead (``existing``), it is left out (``skip``), or it
-    is an error. Whoever asks for one track at the same time, there is one job.
+    time. They are created, and are due, in the order given. *on_duplicate* decides about unique
+    jobs whose track has one that is pending or in progress already, or earlier in *jobs*: the id of
+    that one is returned instead (``existing``), it is left out (``skip``), or it is an error.
+    Whoever asks for one track at the same time, there is one job.
 
     Raises:
         DownloadJobExists: By *on_duplicate*; nothing was written.
@@ -101,7 +101,7 @@ def naming_duplicates() -> Iterator[None]:
 def _first_by_track(
     new: Mapping[str, schemas.DownloadJobCreate],
 ) -> dict[str, schemas.DownloadJobCreate]:
-    """Leave out the unique jobs whose track has one before; whoever locks tracks locks in order."""
+    """Leave out the unique jobs whose track has one before."""
     tracks: set[str] = set()
     first = {}
     for job_id, job in new.items():
@@ -109,7 +109,7 @@ def _first_by_track(
             first[job_id] = job
         if job.unique:
             tracks.add(job.track_id)
-    return dict(sorted(first.items(), key=lambda item: item[1].track_id))
+    return first
 
 
 async def _enqueue(db: AsyncSession, query: Callable[..., Query]) -> Result[Any]:

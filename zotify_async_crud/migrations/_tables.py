@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, Dialect, Index, inspect
 
 from zotify_async_crud._dialects import database_for
+from zotify_async_crud._dialects.types import has_index
 from zotify_async_crud.migrations._revisions import VERSION_TABLE
 from zotify_async_crud.models import Base
 
@@ -25,7 +27,10 @@ def differences(connection: Connection) -> list[str]:
 
     Tables, columns, types, defaults, indexes and keys are compared, and CHECK constraints are not.
     """
-    options = {"include_object": _is_ours, "compare_server_default": True}
+    options = {
+        "include_object": partial(_is_ours, connection.dialect),
+        "compare_server_default": True,
+    }
     context = MigrationContext.configure(connection, opts=options)
     with warnings.catch_warnings():
         # SQLite's cannot be compared
@@ -44,7 +49,9 @@ def _missing_indexes(connection: Connection) -> Iterator[str]:
     there = database_for(connection.dialect).indexes(connection)
     for table in Base.metadata.tables.values():
         yield from (
-            f"{table.name}.{index.name}" for index in table.indexes if index.name not in there
+            f"{table.name}.{index.name}"
+            for index in table.indexes
+            if has_index(connection.dialect, index) and index.name not in there
         )
 
 
@@ -56,7 +63,9 @@ def is_not_ours(name: str | None, type_: str, _: object) -> bool:
     return type_ != "table" or name not in {*Base.metadata.tables, VERSION_TABLE}
 
 
-def _is_ours(_: object, name: str | None, kind: str, *__: object) -> bool:
+def _is_ours(dialect: Dialect, item: object, name: str | None, kind: str, *_: object) -> bool:
+    if isinstance(item, Index):
+        return has_index(dialect, item)
     return kind != "table" or name in Base.metadata.tables
 
 
