@@ -32,7 +32,8 @@ LONGEST: Final = 2.0
 """Seconds that a statement of the pool may wait at most."""
 
 _OLDEST: Final = "0001"
-_INDEX: Final = "ix_download_jobs_cancelled"
+_INDEXES: Final = ("ix_download_jobs_cancelled", "ix_download_jobs_created_at")
+"""What an upgrade from the oldest revision builds."""
 _LOAD: Final = f"""
     INSERT INTO download_jobs (job_id, track_id, status, progress, created_at, finished_at)
     SELECT '00000000-0000-7000-8000-' || lpad(CAST(n AS text), 12, '0'), 'track' || n, status,
@@ -66,22 +67,22 @@ class Round:
 
 
 async def run(databases: Databases, report: Report) -> None:
-    """Upgrade by the library, and build the same index as others do, by turns."""
+    """Upgrade by the library, and build the same indexes as others do, by turns."""
     async with databases.fresh(POSTGRESQL) as database:
         await migrations.downgrade(database.engine, _OLDEST)
-        definition = await _definition_of_index(database)
+        definitions = await _definitions_of_indexes(database)
         await database.execute(_LOAD)
         await database.write_out()
         changes: dict[str, Change] = {
             "upgrade": migrations.upgrade,
-            "CREATE INDEX": lambda engine: _execute(engine, definition),
+            "CREATE INDEX": lambda engine: _execute(engine, *definitions),
         }
         found: dict[str, list[Round]] = {name: [] for name in changes}
         for _ in range(ROUNDS):
             for name, change in changes.items():
                 found[name].append(await _round(database, change))
                 await migrations.downgrade(database.engine, _OLDEST)
-                await _execute(database.engine, f"DROP INDEX IF EXISTS {_INDEX}")
+                await _execute(database.engine, f"DROP INDEX IF EXISTS {', '.join(_INDEXES)}")
     _show(report, found)
 
 
@@ -182,16 +183,20 @@ async def _counts(database: Database) -> dict[str, int]:
         return dict((await connection.execute(text(_COUNTS))).tuples().all())
 
 
-async def _execute(engine: AsyncEngine, statement: str) -> None:
+async def _execute(engine: AsyncEngine, *statements: str) -> None:
     async with engine.begin() as connection:
-        await connection.execute(text(statement))
+        for statement in statements:
+            await connection.execute(text(statement))
 
 
-async def _definition_of_index(database: Database) -> str:
-    """Return the statement that builds the newest index, as the server itself has it."""
+async def _definitions_of_indexes(database: Database) -> list[str]:
+    """Return the statements that build the newest indexes, as the server itself has them."""
     await migrations.upgrade(database.engine)
     async with database.engine.connect() as connection:
-        statement = text(f"SELECT pg_get_indexdef(CAST('{_INDEX}' AS regclass))")
-        definition: str = (await connection.execute(statement)).scalar_one()
+        statement = text("SELECT pg_get_indexdef(CAST(:name AS regclass))")
+        definitions = [
+            str((await connection.execute(statement, {"name": name})).scalar_one())
+            for name in _INDEXES
+        ]
     await migrations.downgrade(database.engine, _OLDEST)
-    return definition
+    return definitions

@@ -172,6 +172,19 @@ async def test_many_jobs_are_due_in_the_order_given(
     assert [job.job_id for job in reversed(newest_first)] == created
 
 
+@only_postgresql
+@pytest.mark.parametrize("make", [new_job, unique, str], ids=["", "unique", "id"])
+async def test_no_two_jobs_of_a_list_are_created_at_one_moment(
+    sessions: Sessions, make: Callable[[str], DownloadJobCreate | str]
+) -> None:
+    """A page of them is read from an index of these moments, with nothing to sort."""
+    created = await create_jobs(sessions, *(make(f"t{n}") for n in range(1_000, 0, -1)))
+
+    moments = [(await stored_row(sessions, job_id))["created_at"] for job_id in created]
+
+    assert sorted(set(moments)) == moments
+
+
 @pytest.mark.parametrize("make", [new_job, unique, str], ids=["", "unique", "id"])
 async def test_ten_thousand_jobs_are_no_more_statements_than_one(
     engine: AsyncEngine, sessions: Sessions, make: Callable[[str], DownloadJobCreate | str]
