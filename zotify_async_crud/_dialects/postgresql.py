@@ -93,12 +93,12 @@ class _PostgreSQL:
         return Listed(rows, rows.c.position - 1, rows.c.value)
 
     def rows(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
-        unnested = _arrays(name, types, varying).render_derived()
+        unnested = _unnested(name, types, varying).render_derived()
         return select(*_values(name, unnested, types, varying)).subquery(f"{name}_rows")
 
     def created(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
         # a moment for each, so that an index of nothing else has them in their order
-        unnested = _arrays(name, types, varying, with_ordinality="number").render_derived()
+        unnested = _unnested(name, types, varying, with_ordinality="number").render_derived()
         later = unnested.c.number * literal_column("interval '1 microsecond'")
         created_at = type_coerce(UTCNow() + later, UTCDateTime()).label("created_at")
         values = _values(name, unnested, types, varying)
@@ -223,13 +223,13 @@ class _PostgreSQL:
         return translate(error)
 
 
-def _arrays(
+def _unnested(
     name: str, types: Types, varying: frozenset[str], with_ordinality: str | None = None
 ) -> TableValuedAlias:
-    """Return what varies as a table."""
+    """Return what varies as a table, with the number of each row from 1 on if that has a name."""
     names = [key for key in types if key in varying]
-    unnested = func.unnest(*(_array(name, key, types[key]) for key in names))
-    return unnested.table_valued(*names, name=name, with_ordinality=with_ordinality)
+    arrays = (_array(name, key, types[key]) for key in names)
+    return func.unnest(*arrays).table_valued(*names, name=name, with_ordinality=with_ordinality)
 
 
 def _values(

@@ -109,4 +109,5 @@ def query(
     build: Callable[[Database, frozenset[str]], Executable], database: Database, columns: Columns
 ) -> Query:
     """Return the statement that *build* makes for the shape of *columns*, and its parameters."""
-    return Query(build(database, varying(columns)), parameters(database, columns))
+    shape = varying(columns)
+    return Query(build(database, shape), database.row_parameters(NAME, columns, shape))

@@ -28,6 +28,9 @@ _MOST_AHEAD: Final = 2_000
 _SOON: Final = 1.0
 """Seconds in which at least one of the jobs that were claimed ahead must have begun."""
 
+_ELSEWHERE: Final = 0.03
+"""Seconds until a pool that drains looks again for jobs that other transactions hold."""
+
 _EXCHANGES: Final = 2
 """Exchanges at the same time, where jobs are so short that the pool would wait for each."""
 
@@ -182,7 +185,7 @@ class Feeder:
     async def _find_out_if_drained(self) -> None:
         self._drained = await self._link.is_drained()
         if not self._drained:  # another transaction holds the rest
-            await self._wait(_AHEAD)
+            await self._wait(_ELSEWHERE)
             self._hungry = True
 
     async def _rest(self, room: int) -> None:
