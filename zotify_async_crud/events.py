@@ -151,7 +151,8 @@ class _Notifier:
 
     def notice(self) -> None:
         """Take note of a change, in any thread."""
-        self._loop.call_soon_threadsafe(self._changed.set)
+        if not self._changed.is_set():  # or what is to be sent tells of this one, too
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def gives_turn(self) -> bool:
         """Tell, in any thread, whether another may send the next notification, as it does then.
