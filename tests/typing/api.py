@@ -40,6 +40,7 @@ async def change_schema(engine: AsyncEngine) -> None:
     assert_type(await migrations.check_schema(engine), None)
     assert_type(migrations.newest_revision(), str)
     assert_type(migrations.is_not_ours("users", "table", {}), bool)
+    assert_type(migrations.is_no_table_of_ours(object(), "users", "table", False, None), bool)
     report = await adoption.adopt(engine, dry_run=True)
     assert_type(report, adoption.AdoptionReport)
     assert_type(report.nothing_to_do, bool)

@@ -97,12 +97,16 @@ class _PostgreSQL:
         return select(*_values(name, unnested, types, varying)).subquery(f"{name}_rows")
 
     def created(self, name: str, types: Types, varying: frozenset[str]) -> Subquery:
-        # a moment for each, so that an index of nothing else has them in their order
+        # A moment for each, so that an index of nothing else has them in their order. It has passed
+        # when the statement is over: no row is stored in a microsecond.
         unnested = _unnested(name, types, varying, with_ordinality="number").render_derived()
         later = unnested.c.number * literal_column("interval '1 microsecond'")
         created_at = type_coerce(UTCNow() + later, UTCDateTime()).label("created_at")
         values = _values(name, unnested, types, varying)
         return select(*values, created_at).subquery(f"{name}_rows")
+
+    def bytewise(self, column: ColumnElement[str]) -> ColumnElement[str]:
+        return column.collate("C")
 
     def row_parameters(
         self, name: str, columns: Columns, varying: frozenset[str]

@@ -128,6 +128,10 @@ class Database(Protocol):
         """
         ...
 
+    def bytewise(self, column: ColumnElement[str]) -> ColumnElement[str]:
+        """Return *column* as something to sort by, byte by byte, whatever the locale."""
+        ...
+
     def row_parameters(
         self, name: str, columns: Columns, varying: frozenset[str]
     ) -> dict[str, Any]:

@@ -104,6 +104,9 @@ class _SQLite:
         rows = self.rows(name, types, varying)
         return select(rows, UTCNow().label("created_at")).subquery(f"{name}_created")
 
+    def bytewise(self, column: ColumnElement[str]) -> ColumnElement[str]:
+        return column  # as it compares by itself
+
     def row_parameters(
         self, name: str, columns: Columns, varying: frozenset[str]
     ) -> dict[str, Any]:

@@ -99,7 +99,9 @@ def _create_jobs(
 ) -> Any:
     rows = database.created(given.NAME, given.JOB, varying)
     # who waits for others' unique jobs of a track waits in one order, or they deadlock
-    jobs = select(rows).order_by(rows.c.track_id) if has_unique else select(rows)
+    jobs = select(rows)
+    if has_unique:
+        jobs = jobs.order_by(database.bytewise(rows.c.track_id))
     return _insert(database, jobs, announced=announced)
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from zotify_async_crud.migrations._changes import downgrade, upgrade
 from zotify_async_crud.migrations._checks import check_schema, current_revision
 from zotify_async_crud.migrations._revisions import VERSION_TABLE, newest_revision
-from zotify_async_crud.migrations._tables import is_not_ours
+from zotify_async_crud.migrations._tables import is_no_table_of_ours, is_not_ours
 
 __all__ = [
     "VERSION_TABLE",
     "check_schema",
     "current_revision",
     "downgrade",
+    "is_no_table_of_ours",
     "is_not_ours",
     "newest_revision",
     "upgrade",

@@ -63,6 +63,14 @@ def is_not_ours(name: str | None, type_: str, _: object) -> bool:
     return type_ != "table" or name not in {*Base.metadata.tables, VERSION_TABLE}
 
 
+def is_no_table_of_ours(_: object, name: str | None, type_: str, *__: object) -> bool:
+    """Leave them out, as ``include_object``, where the service's metadata has them, too.
+
+    Otherwise its Alembic would add the indexes that they have on another database only.
+    """
+    return type_ != "table" or name not in Base.metadata.tables
+
+
 def _is_ours(dialect: Dialect, item: object, name: str | None, kind: str, *_: object) -> bool:
     if isinstance(item, Index):
         return has_index(dialect, item)

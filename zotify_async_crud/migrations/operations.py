@@ -10,7 +10,7 @@ from sqlalchemy import Index
 
 from zotify_async_crud._dialects import Database, database_for
 
-__all__ = ["build_index", "drop_index"]
+__all__ = ["build_index", "drop_index", "replace_index"]
 
 
 def build_index(index: Index) -> None:
@@ -21,6 +21,17 @@ def build_index(index: Index) -> None:
     database = database_for(op.get_context().dialect)
     with _outside_of_transactions(database):
         database.build_index(op.get_bind(), index)
+
+
+def replace_index(name: str, index: Index) -> None:
+    """Build *index* unless it is there, and then drop the one called *name*.
+
+    What was broken off in between goes on from there, and no reader is without either of them.
+    """
+    database = database_for(op.get_context().dialect)
+    if index.name not in database.indexes(op.get_bind()):
+        build_index(index)
+    drop_index(name)
 
 
 def drop_index(name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import Column, Index, MetaData, Table
 
-from zotify_async_crud.migrations.operations import build_index, drop_index
+from zotify_async_crud.migrations.operations import replace_index
 
 revision = "0004"
 down_revision = "0003"
@@ -19,15 +19,13 @@ SHORT = "ix_download_jobs_created_at"
 def upgrade() -> None:
     """Replace the index of all jobs by one without their ids, beside the workers."""
     if _is_postgresql():
-        build_index(_index(SHORT, "created_at"))
-        drop_index(LONG)
+        replace_index(LONG, _index(SHORT, "created_at"))
 
 
 def downgrade() -> None:
     """Bring the ids back."""
     if _is_postgresql():
-        build_index(_index(LONG, "created_at", "job_id"))
-        drop_index(SHORT)
+        replace_index(SHORT, _index(LONG, "created_at", "job_id"))
 
 
 def _is_postgresql() -> bool:
