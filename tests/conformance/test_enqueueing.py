@@ -24,7 +24,7 @@ from tests.support.factories import (
     stored_job,
     stored_row,
 )
-from tests.support.faults import only_postgresql
+from tests.support.faults import is_sqlite, only_postgresql
 from zotify_async_crud import crud
 from zotify_async_crud.errors import DownloadJobExists
 from zotify_async_crud.models import DownloadJob
@@ -157,7 +157,7 @@ async def test_the_ids_of_many_jobs_come_in_the_order_given(sessions: Sessions, 
 
 @pytest.mark.parametrize("make", [new_job, unique, str], ids=["", "unique", "id"])
 async def test_many_jobs_are_due_in_the_order_given(
-    sessions: Sessions, make: Callable[[str], DownloadJobCreate | str]
+    engine: AsyncEngine, sessions: Sessions, make: Callable[[str], DownloadJobCreate | str]
 ) -> None:
     """Whatever their tracks are, the first comes first, and the newest is the last."""
     tracks = [f"track {number * 7919 % 1000}" for number in range(1_000)]
@@ -170,6 +170,8 @@ async def test_many_jobs_are_due_in_the_order_given(
     async with sessions() as db:
         newest_first = await crud.get_all_download_jobs(db)
     assert [job.job_id for job in reversed(newest_first)] == created
+    moments = {job.created_at for job in newest_first}
+    assert len(moments) == (1 if is_sqlite(engine) else len(created))
 
 
 @only_postgresql

@@ -127,6 +127,10 @@ FOREIGN = {
     "a table of ours is missing": ["DROP TABLE download_queue"],
     "a column of ours is missing": ["ALTER TABLE spotify_tokens DROP COLUMN scope"],
     "an index of ours is missing": ["DROP INDEX ix_download_jobs_failed"],
+    "an index of one database is missing": [
+        "DROP INDEX IF EXISTS ix_download_jobs_created",
+        "DROP INDEX IF EXISTS ix_download_jobs_created_at",
+    ],
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -108,9 +108,8 @@ def _fence(database: Database, rows: Subquery, jobs: FromClause = JOBS) -> Colum
 def settle_download_jobs(database: Database, settlements: Sequence[Settlement]) -> Query:
     """End the claims of *settlements*, each as it says, where they still hold."""
     columns = given.settlements(settlements)
-    all_complete = _all_complete(settlements)
-    statement = _settle_alone(database, given.varying(columns), all_complete=all_complete)
-    return Query(statement, given.parameters(database, columns))
+    build = partial(_settle_alone, all_complete=_all_complete(settlements))
+    return given.query(build, database, columns)
 
 
 def _all_complete(settlements: Sequence[Settlement]) -> bool:
@@ -174,10 +173,9 @@ def exchange_download_jobs(
     any more a row that has only the job's id and the attempt.
     """
     columns = given.settlements(settlements)
-    parameters = given.parameters(database, columns) | _claiming(worker_id, limit, lease)
-    all_complete = _all_complete(settlements)
-    statement = _exchange(database, given.varying(columns), all_complete=all_complete)
-    return Query(statement, parameters)
+    build = partial(_exchange, all_complete=_all_complete(settlements))
+    statement, parameters = given.query(build, database, columns)
+    return Query(statement, parameters | _claiming(worker_id, limit, lease))
 
 
 @cache
